@@ -1,0 +1,23 @@
+// Package plant names the bugs that can be planted into a build to show that the checks of the lab catch them. Each
+// is a constant that is false in the ordinary binary, so that the compiler leaves its code out; a build with the tag
+// of the same name (PLANT=fence-removed is tag plant_fence_removed) sets it. `atoll --version` names what is planted.
+package plant
+
+// Planted lists the names of the bugs in this build; empty in the ordinary binary.
+func Planted() []string {
+	var out []string
+	for _, p := range []struct {
+		name string
+		on   bool
+	}{
+		{"fence-removed", FenceRemoved},
+		{"marker-skipped", MarkerSkipped},
+		{"early-release", EarlyRelease},
+		{"wait-out-removed", WaitOutRemoved},
+	} {
+		if p.on {
+			out = append(out, p.name)
+		}
+	}
+	return out
+}

@@ -1,0 +1,98 @@
+-- What `atoll apply` creates in a site's database besides the triggers, sequences and functions that it generates.
+-- Tables marked "published" travel to the other sites; their rows are keyed by site, and an applier never writes
+-- rows of its own site. All else is local.
+
+CREATE SCHEMA atoll;
+
+-- Which deployment and site this database is. One row.
+CREATE TABLE atoll.install (
+    id          int PRIMARY KEY DEFAULT 1 CHECK (id = 1),
+    format      int NOT NULL,                 -- version of this schema
+    deployment  text NOT NULL,
+    site        text NOT NULL,
+    agent_role  name NOT NULL,                -- the one role whose writes the fence lets pass (the applier)
+    installed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Control rows: whoever changes ownership bits of a keyspace locks its row first.
+CREATE TABLE atoll.keyspace (
+    id       smallint PRIMARY KEY,            -- names the keyspace's sequences: atoll.own_<id>_<word>
+    name     text NOT NULL UNIQUE,
+    buckets  int NOT NULL,
+    hash     text NOT NULL
+);
+
+-- Epoch rows (published): at which epoch a site holds a bucket, and whether its fence is open for it.
+CREATE TABLE atoll.bucket (
+    site       text NOT NULL,
+    keyspace   text NOT NULL,
+    bucket     int NOT NULL,
+    epoch      bigint NOT NULL,
+    state      text NOT NULL CHECK (state IN ('open', 'closed')),
+    handover   text NOT NULL DEFAULT '',
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (site, keyspace, bucket)
+);
+
+-- Markers (published): the last word of an epoch ('closed') or its first ('opened') in a site's change stream.
+CREATE TABLE atoll.marker (
+    site       text NOT NULL,
+    handover   text NOT NULL,                 -- or 'open-<version>' where a site opened outside a handover
+    kind       text NOT NULL CHECK (kind IN ('closed', 'opened')),
+    keyspace   text NOT NULL,
+    buckets    jsonb NOT NULL,                -- [{"first":0,"last":24,"epoch":7}]
+    vector     jsonb NOT NULL,                -- {"b": 123456}: what the site had applied of every other origin
+    written_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (site, handover, kind, keyspace)
+);
+
+-- Progress per origin, written in the transaction that applies (positions as bigint: an LSN fits).
+CREATE TABLE atoll.progress (
+    origin       text PRIMARY KEY,
+    position     bigint NOT NULL,
+    committed_at timestamptz,                 -- commit time at the origin of what was applied last
+    applied_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- What a site keeps of each origin's applied changes until every site has them.
+CREATE TABLE atoll.relay (
+    origin   text NOT NULL,
+    position bigint NOT NULL,
+    part     int NOT NULL,
+    body     bytea NOT NULL,                  -- a change.Tx in its wire form
+    PRIMARY KEY (origin, position, part)
+);
+
+-- Every conflict, written in the transaction that decided it.
+CREATE TABLE atoll.conflict (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    origin      text NOT NULL,
+    position    bigint NOT NULL,
+    source_xid  bigint NOT NULL,
+    kind        text NOT NULL,                -- PostgreSQL 18's names: insert_exists, update_missing, delete_missing, ...
+    table_name  text NOT NULL,
+    keyspace    text NOT NULL DEFAULT '',
+    bucket      int,
+    epoch       bigint,
+    local_row   jsonb,
+    remote_row  jsonb,
+    decision    text NOT NULL                 -- applied | kept | logged
+);
+
+-- Last known owners, for the message of a refused write only.
+CREATE TABLE atoll.owner (
+    keyspace text NOT NULL,
+    first    int NOT NULL,
+    last     int NOT NULL,
+    owner    text NOT NULL,
+    epoch    bigint NOT NULL,
+    PRIMARY KEY (keyspace, first)
+);
+
+-- The keeper's proof that this database still completes durable writes. One row.
+CREATE TABLE atoll.heartbeat (
+    id int PRIMARY KEY DEFAULT 1 CHECK (id = 1),
+    beat bigint NOT NULL DEFAULT 0,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);

@@ -1,0 +1,160 @@
+// Package spec reads atoll.yaml, the one file that an operator writes: sites, keyspaces, tables, routes, policies.
+//
+// The main type is [Spec]; Load parses and validates it. Unknown keys and contradictions are refused with
+// file, line, column and a hint. Secrets are never in the file: a DSN is named by environment variable or file.
+package spec
+
+import (
+	"time"
+
+	"github.com/atollhq/atoll/topo"
+)
+
+// Version is the newest form of atoll.yaml that this build reads.
+const Version = 1
+
+// Spec is the whole of atoll.yaml.
+type Spec struct {
+	Version    int                           `yaml:"version" json:"version"`
+	Deployment string                        `yaml:"deployment" json:"deployment"`
+	Seed       topo.SiteID                   `yaml:"seed" json:"seed"`                       // the site whose database has the data at first; owns every bucket at first
+	PKI        string                        `yaml:"pki,omitempty" json:"pki,omitempty"`     // folder of certificates, relative to the file; default "pki"
+	State      string                        `yaml:"state,omitempty" json:"state,omitempty"` // folder of local state (store data, last view), relative to the file; default "state"
+	Sites      map[topo.SiteID]*Site         `yaml:"sites" json:"sites"`
+	Keyspaces  map[topo.KeyspaceID]*Keyspace `yaml:"keyspaces" json:"keyspaces"`
+	Tables     map[string]*Table             `yaml:"tables" json:"tables"` // "schema.table"
+	Routes     []*Route                      `yaml:"routes" json:"routes"`
+	Policies   Policies                      `yaml:"policies,omitempty" json:"policies,omitempty"`
+}
+
+// Site is one failure domain. A witness has only a store.
+type Site struct {
+	Witness   bool                `yaml:"witness,omitempty" json:"witness,omitempty"`
+	Store     *StoreAddr          `yaml:"store,omitempty" json:"store,omitempty"`
+	Agent     *AgentAddr          `yaml:"agent,omitempty" json:"agent,omitempty"`
+	Gateways  map[string]*Gateway `yaml:"gateways,omitempty" json:"gateways,omitempty"` // by name
+	Database  *Database           `yaml:"database,omitempty" json:"database,omitempty"`
+	Upstreams map[string]string   `yaml:"upstreams,omitempty" json:"upstreams,omitempty"` // name → base URL of the application at this site
+	// Reach overrides how this site's processes reach another site, where that is not the advertised address
+	// (peering, NAT). By site, then by endpoint.
+	Reach map[topo.SiteID]*Reach `yaml:"reach,omitempty" json:"reach,omitempty"`
+}
+
+// StoreAddr is where a site's store member listens. Host names are allowed; Listen* give the bind address where it
+// differs.
+type StoreAddr struct {
+	Client       string `yaml:"client" json:"client"`                                   // host:port, mTLS
+	Peer         string `yaml:"peer" json:"peer"`                                       // host:port, mTLS
+	ListenClient string `yaml:"listen_client,omitempty" json:"listen_client,omitempty"` // ip:port, default: Client
+	ListenPeer   string `yaml:"listen_peer,omitempty" json:"listen_peer,omitempty"`     // ip:port, default: Peer
+}
+
+// AgentAddr is where a site's agent listens; both mTLS.
+type AgentAddr struct {
+	API  string `yaml:"api" json:"api"`   // host:port: operators, gateways, other agents
+	Link string `yaml:"link" json:"link"` // host:port: other agents' links
+}
+
+// Gateway is where one gateway listens.
+type Gateway struct {
+	Listen    string    `yaml:"listen" json:"listen"`                           // ip:port for users and for this site's applications
+	Peer      string    `yaml:"peer" json:"peer"`                               // host:port for other sites' gateways, mTLS
+	Admin     string    `yaml:"admin,omitempty" json:"admin,omitempty"`         // loopback ip:port: health, metrics
+	TLS       *TLSFiles `yaml:"tls,omitempty" json:"tls,omitempty"`             // for Listen
+	Plaintext bool      `yaml:"plaintext,omitempty" json:"plaintext,omitempty"` // allow Listen without TLS beyond loopback
+}
+
+// TLSFiles names a certificate and its key.
+type TLSFiles struct {
+	Cert string `yaml:"cert" json:"cert"`
+	Key  string `yaml:"key" json:"key"`
+}
+
+// Database says how to reach a site's database. Exactly one of Env and File per DSN.
+type Database struct {
+	DSNEnv       string `yaml:"dsn_env,omitempty" json:"dsn_env,omitempty"`             // agent's DSN, from this environment variable
+	DSNFile      string `yaml:"dsn_file,omitempty" json:"dsn_file,omitempty"`           // agent's DSN, from this file
+	AdminDSNEnv  string `yaml:"admin_dsn_env,omitempty" json:"admin_dsn_env,omitempty"` // for apply and remove; default: the agent's
+	AdminDSNFile string `yaml:"admin_dsn_file,omitempty" json:"admin_dsn_file,omitempty"`
+}
+
+// Reach is how one site's processes reach another's endpoints; empty fields mean the advertised address.
+type Reach struct {
+	StoreClient string            `yaml:"store_client,omitempty" json:"store_client,omitempty"`
+	AgentAPI    string            `yaml:"agent_api,omitempty" json:"agent_api,omitempty"`
+	Link        string            `yaml:"link,omitempty" json:"link,omitempty"`
+	Gateways    map[string]string `yaml:"gateways,omitempty" json:"gateways,omitempty"`
+}
+
+// Keyspace declares a set of keys that are placed together.
+type Keyspace struct {
+	Buckets int          `yaml:"buckets,omitempty" json:"buckets,omitempty"` // power of two; default 1024; 1 for a home keyspace
+	Hash    string       `yaml:"hash,omitempty" json:"hash,omitempty"`       // default md5
+	Key     topo.KeyForm `yaml:"key,omitempty" json:"key,omitempty"`         // default text
+}
+
+// Table declares how a table takes part.
+type Table struct {
+	Kind       topo.TableKind  `yaml:"kind" json:"kind"`
+	Keyspace   topo.KeyspaceID `yaml:"keyspace,omitempty" json:"keyspace,omitempty"`
+	Key        string          `yaml:"key,omitempty" json:"key,omitempty"`                 // column; keyed only
+	AppendOnly bool            `yaml:"append_only,omitempty" json:"append_only,omitempty"` // no primary key, only inserts
+	Identity   string          `yaml:"identity,omitempty" json:"identity,omitempty"`       // "full": no primary key, whole rows identify
+}
+
+// Route declares which requests go where.
+type Route struct {
+	Name        string           `yaml:"name" json:"name"`
+	Match       Match            `yaml:"match" json:"match"`
+	Upstream    string           `yaml:"upstream" json:"upstream"`                           // name under the site's upstreams
+	Keyspace    topo.KeyspaceID  `yaml:"keyspace,omitempty" json:"keyspace,omitempty"`       // none: always served at the nearest site
+	Key         []topo.KeySource `yaml:"key,omitempty" json:"key,omitempty"`                 // tried in order
+	WithoutKey  topo.WithoutKey  `yaml:"without_key,omitempty" json:"without_key,omitempty"` // required with a keyspace of more than one bucket
+	FencedRetry bool             `yaml:"fenced_retry,omitempty" json:"fenced_retry,omitempty"`
+	HoldReads   bool             `yaml:"hold_reads,omitempty" json:"hold_reads,omitempty"`
+}
+
+// Match selects requests.
+type Match struct {
+	Hosts   []string `yaml:"hosts,omitempty" json:"hosts,omitempty"`
+	Path    string   `yaml:"path" json:"path"`
+	Methods []string `yaml:"methods,omitempty" json:"methods,omitempty"`
+}
+
+// Policies bound waiting; every field has a default.
+type Policies struct {
+	Lease  LeasePolicy  `yaml:"lease,omitempty" json:"lease,omitempty"`
+	Switch SwitchPolicy `yaml:"switch,omitempty" json:"switch,omitempty"`
+	Hold   HoldPolicy   `yaml:"hold,omitempty" json:"hold,omitempty"`
+	Store  StorePolicy  `yaml:"store,omitempty" json:"store,omitempty"`
+}
+
+// LeasePolicy: D and W of docs/ownership.
+type LeasePolicy struct {
+	Duration time.Duration `yaml:"duration,omitempty" json:"duration,omitempty"` // D, default 10s
+	W        time.Duration `yaml:"w,omitempty" json:"w,omitempty"`               // bound between fence check and commit, default 2s
+	Margin   time.Duration `yaml:"margin,omitempty" json:"margin,omitempty"`     // taken off the deadline in the database, default D/10
+}
+
+// SwitchPolicy bounds the steps of a switch.
+type SwitchPolicy struct {
+	MaxLag      time.Duration `yaml:"max_lag,omitempty" json:"max_lag,omitempty"`           // PREPARE refuses beyond, default 5s
+	DrainBound  time.Duration `yaml:"drain_bound,omitempty" json:"drain_bound,omitempty"`   // MOVING: wait for gateways and requests in flight, default 1s
+	FenceBound  time.Duration `yaml:"fence_bound,omitempty" json:"fence_bound,omitempty"`   // FENCED: wait writers out, default 5s
+	CatchBound  time.Duration `yaml:"catch_bound,omitempty" json:"catch_bound,omitempty"`   // CAUGHT_UP: wait for the marker, default 10s
+	EndBlockers bool          `yaml:"end_blockers,omitempty" json:"end_blockers,omitempty"` // end writers beyond FenceBound instead of aborting
+}
+
+// HoldPolicy caps what a gateway holds.
+type HoldPolicy struct {
+	MaxTime      time.Duration `yaml:"max_time,omitempty" json:"max_time,omitempty"`             // per request, default 15s
+	MaxPerBucket int           `yaml:"max_per_bucket,omitempty" json:"max_per_bucket,omitempty"` // default 1000
+	MaxRequests  int           `yaml:"max_requests,omitempty" json:"max_requests,omitempty"`     // per gateway, default 10000
+}
+
+// StorePolicy times the embedded store.
+type StorePolicy struct {
+	External  []string      `yaml:"external,omitempty" json:"external,omitempty"`   // etcd client URLs; set: no embedded member
+	Heartbeat time.Duration `yaml:"heartbeat,omitempty" json:"heartbeat,omitempty"` // default 50ms
+	Election  time.Duration `yaml:"election,omitempty" json:"election,omitempty"`   // default 500ms
+}

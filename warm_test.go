@@ -1,0 +1,21 @@
+package atoll
+import (
+ _ "go.etcd.io/etcd/server/v3/embed"
+ _ "go.etcd.io/etcd/client/v3"
+ _ "github.com/jackc/pgx/v5"
+ _ "github.com/spf13/cobra"
+ _ "github.com/goccy/go-yaml"
+ _ "github.com/klauspost/compress/zstd"
+ _ "github.com/prometheus/client_golang/prometheus/promhttp"
+ _ "pgregory.net/rapid"
+ _ "github.com/anishathalye/porcupine"
+ _ "go.uber.org/goleak"
+ _ "go.uber.org/zap"
+ _ "github.com/cockroachdb/datadriven"
+ _ "golang.org/x/sync/errgroup"
+ _ "github.com/google/uuid"
+ _ "golang.org/x/net/http2"
+ _ "github.com/mattn/go-isatty"
+ _ "golang.org/x/term"
+ _ "github.com/invopop/jsonschema"
+)
