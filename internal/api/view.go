@@ -15,9 +15,10 @@ const ViewFormat = 1
 type ViewUpdate struct {
 	Format    int             `json:"format"`
 	Ownership json.RawMessage `json:"ownership,omitempty"` // topo.DecodeOwnership
-	// Released names handovers whose new owner has opened its fence: gateways may release what they hold for them.
-	// A document that shows a bucket open at its new owner is not enough, the database opens a moment later.
-	Opened map[topo.SiteID]uint64 `json:"opened,omitempty"` // per site: highest ownership version it has opened for
+	// OpenedVersion is the highest ownership version for which this site's database has opened its fence. A gateway
+	// of the owner's site holds writes of a bucket that a newer document brought here until this reaches that
+	// document's version: the document is committed a moment before the fence opens.
+	OpenedVersion uint64 `json:"opened_version,omitempty"`
 }
 
 // ViewAck is the body of POST /v1/view/ack: a gateway sends it after it applied a view, when a count in InFlight
