@@ -105,8 +105,13 @@ func (r *Record) readHeader(resp *http.Response) {
 	r.HeldMS, _ = strconv.ParseInt(h.Get("Atoll-Held"), 10, 64)  // absent if not held
 }
 
-// neverSent are a gateway's reasons for refusals before anything was passed on.
-var neverSent = []string{"no-route", "bad-path", "no-key", "duplicate-key", "malformed-key", "unknown-keyspace", "moving", "pending-open"}
+// notExecuted are a gateway's reasons for a 5xx that say that the write has not happened.
+var notExecuted = []string{
+	"no-route", "bad-path", "no-key", "duplicate-key", "malformed-key", "unknown-keyspace", "hops", // never passed on
+	"no-view", "behind", "moving", "pending-open", "hold-timeout", "hold-full", "stopping", "lease", "moved",
+	"no-peer", "peer-unreachable", "upstream-unreachable", // no connection to pass it on
+	"fenced", // rolled back
+}
 
 // judge tells what an answered request's status says. A 4xx is an ordinary answer. The shop's own 503 says that nothing
 // was written; any other 5xx to a write leaves that open, unless the gateway's reason rules it out.
@@ -114,7 +119,7 @@ func (r *Record) judge() {
 	switch {
 	case r.Status < 500:
 		r.Outcome = OK
-	case !r.Write, r.Status == http.StatusServiceUnavailable && r.Reason == "", slices.Contains(neverSent, r.Reason):
+	case !r.Write, r.Status == http.StatusServiceUnavailable && r.Reason == "", slices.Contains(notExecuted, r.Reason):
 		r.Outcome = Fail
 	default:
 		r.Outcome = Unknown
