@@ -34,12 +34,6 @@ func newClient(number int, home Gateway) *client {
 	}}
 }
 
-// once is a body that cannot be read again. The standard transport sends a request again on another connection when
-// one breaks and the body can be had again (or there is none, or an Idempotency-Key is set); with this body it never does.
-type once struct{ io.Reader }
-
-func (once) Close() error { return nil }
-
 // send performs the operation and fills in what came back.
 func (c *client) send(to Gateway, op operation, timeout time.Duration, rec *Record) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -51,7 +45,9 @@ func (c *client) send(to Gateway, op operation, timeout time.Duration, rec *Reco
 		rec.Outcome, rec.Error = Fail, err.Error()
 		return
 	}
-	req.Body, req.ContentLength = once{bytes.NewReader(op.body)}, int64(len(op.body))
+	// The standard transport sends a request again on another connection when one breaks and there is no body, or one
+	// that can be had again (GetBody). Set like this, even an empty body cannot, so nothing is sent twice.
+	req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(op.body)), int64(len(op.body))
 	if op.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

@@ -218,8 +218,8 @@ func TestSend_Outcomes(t *testing.T) {
 	answers := map[string]func(http.ResponseWriter, *http.Request){
 		"order":   shopLike,
 		"empty":   func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") },
-		"taken":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "taken", 409) },
-		"refused": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 503) },
+		"taken":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "taken", http.StatusConflict) },
+		"refused": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) },
 		"moving": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Atoll-Reason", "moving")
 			w.WriteHeader(503)
@@ -335,6 +335,11 @@ func TestSend_NeverTwice(t *testing.T) {
 				t.Errorf("%s: %+v", n, rec)
 			}
 		}
+	}
+	server.Close() // waits for what may still arrive
+	mu.Lock()
+	defer mu.Unlock()
+	for _, name := range []string{"get", "post", "cancel"} {
 		if seen[name] != 1 {
 			t.Errorf("%s was sent %d times", name, seen[name])
 		}

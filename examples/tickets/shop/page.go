@@ -2,10 +2,12 @@ package shop
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +75,7 @@ func (s *Shop) front(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if v.Customer == nil {
-		rows, err := s.DB.Query(r.Context(), `SELECT id, name, orders_count FROM customers WHERE id >= $1 ORDER BY id LIMIT 6`, uuid.New())
+		rows, err := s.DB.Query(r.Context(), `SELECT id, name, orders_count FROM customers ORDER BY id < $1, id LIMIT 6`, uuid.New())
 		if err != nil {
 			return fmt.Errorf("customers: %w", err)
 		}
@@ -90,6 +92,7 @@ func (s *Shop) front(w http.ResponseWriter, r *http.Request) error {
 		if v.Events[i].Seats, err = s.freeSeats(r.Context(), v.Events[i].ID, 12); err != nil {
 			return err
 		}
+		slices.SortFunc(v.Events[i].Seats, func(a, b seat) int { return cmp.Compare(b.PriceCents, a.PriceCents) })
 	}
 	return s.render(w, http.StatusOK, v)
 }
