@@ -15,9 +15,9 @@ import (
 // DialConfig is what the target's end needs.
 type DialConfig struct {
 	Addr     string
-	TLS      *tls.Config // expects the site that is dialled
-	Hello    Hello       // Format, Oldest and Window are filled in
-	Settings Settings
+	TLS      *tls.Config        // expects the site that is dialled
+	Hello    Hello              // Format, Oldest and Window are filled in
+	Settings Settings           // Settings.Connect bounds the whole of Dial
 	Vector   func() topo.Vector // this site's, for every acknowledgement; may be nil. It must not block.
 }
 
@@ -48,9 +48,9 @@ type Inbound struct {
 // Dial connects to the origin's agent and introduces this site. It returns once the origin has agreed.
 func Dial(ctx context.Context, cfg DialConfig) (*Inbound, error) {
 	set := cfg.Settings.WithDefaults()
-	ctx, cancel := context.WithTimeout(ctx, 2*set.Silence)
+	ctx, cancel := context.WithTimeoutCause(ctx, set.Connect, fmt.Errorf("it took longer than %s", set.Connect))
 	defer cancel()
-	raw, err := (&net.Dialer{Timeout: set.Silence}).DialContext(ctx, "tcp", cfg.Addr)
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("link to site %s at %s: %w", cfg.Hello.Origin, cfg.Addr, err)
 	}
@@ -192,6 +192,16 @@ func (in *Inbound) NextCopy(ctx context.Context) (change.Copy, error) {
 		return change.Copy{}, Refusef(Protocol, "copy of site %s: %v", in.peer, err)
 	}
 	return c, nil
+}
+
+// Ready tells whether the next message is here already.
+func (in *Inbound) Ready() bool {
+	if len(in.current) > 0 {
+		return true
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.mu.queue) > 0
 }
 
 func (in *Inbound) next(ctx context.Context, want frameType) ([]byte, error) {

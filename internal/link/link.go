@@ -38,6 +38,7 @@ var ErrNewerFormat = errors.New("written by a newer version of atoll; upgrade th
 type Settings struct {
 	Heartbeat time.Duration // both sides speak at least this often; default 1s
 	Silence   time.Duration // a peer that is not heard for this long is gone; default 5s
+	Connect   time.Duration // connecting and introductions take at most this long; default 3s
 	Window    int           // bytes that the origin may send ahead of what the target took; default 8 MiB
 	MaxFrame  int           // bytes of one frame, unpacked; bounds one row; default 256 MiB
 }
@@ -49,6 +50,9 @@ func (s Settings) WithDefaults() Settings {
 	}
 	if s.Silence <= 0 {
 		s.Silence = 5 * time.Second
+	}
+	if s.Connect <= 0 {
+		s.Connect = 3 * time.Second
 	}
 	if s.Window <= 0 {
 		s.Window = 8 << 20
@@ -122,7 +126,6 @@ const (
 	Newer    Reason = "newer"    // one side must be upgraded
 	Stranger Reason = "stranger" // another deployment, or another site than expected
 	Protocol Reason = "protocol" // the peer broke the rules of the link
-	Rebuild  Reason = "rebuild"  // the origin no longer has what the target lacks: the target must be rebuilt
 	Replaced Reason = "replaced" // a newer connection of the same target took over
 	Closing  Reason = "closing"  // the agent is stopping, or has what it wanted
 	Failed   Reason = "failed"   // reading or applying changes failed; the text says how

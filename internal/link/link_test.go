@@ -380,7 +380,7 @@ func TestHeartbeatCarriesTheStatement(t *testing.T) {
 
 func TestReasonReachesTheOtherSide(t *testing.T) {
 	t.Parallel()
-	reason := Refusef(Rebuild, "the slot is gone: rebuild site b")
+	reason := Refusef(Failed, "the slot is gone: rebuild site b")
 	for _, from := range []string{"origin", "target"} {
 		t.Run("from the "+from, func(t *testing.T) {
 			t.Parallel()
@@ -404,7 +404,7 @@ func TestReasonReachesTheOtherSide(t *testing.T) {
 			err := <-heard
 			wantError(t, err, who, reason.Text)
 			var r2 *Refusal
-			if !errors.As(err, &r2) || r2.Reason != Rebuild || !r2.Remote {
+			if !errors.As(err, &r2) || r2.Reason != Failed || !r2.Remote {
 				t.Errorf("who hears it ends with %#v", err)
 			}
 			if err := r.out.Send(t.Context(), tx(999, "late")); err == nil {

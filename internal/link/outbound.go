@@ -64,7 +64,7 @@ func Accept(ctx context.Context, raw net.Conn, cfg AcceptConfig) (*Outbound, err
 		raw.Close()
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*c.set.Silence) // a stranger may not keep us waiting byte by byte
+	ctx, cancel := context.WithTimeout(ctx, 2*c.set.Connect) // a stranger may not keep us waiting byte by byte
 	defer cancel()
 	stop := context.AfterFunc(ctx, c.close)
 	defer stop()
@@ -155,7 +155,15 @@ func (o *Outbound) Stats() Stats {
 // one goroutine; what it acknowledges has been checked against what was sent. It should not block for long: the
 // target's credit comes the same way.
 func (o *Outbound) Run(ctx context.Context, acked func(Ack)) error {
+	defer o.forget()
 	return o.run(ctx, func() error { return o.readAcks(acked) }, o.write)
+}
+
+// forget drops what was not written: an ended connection may be remembered for its state.
+func (o *Outbound) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.mu.segments, o.mu.spare = nil, nil
 }
 
 // Send queues a transaction or a part of one. It blocks while the target's window is full, and returns why when the
