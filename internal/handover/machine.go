@@ -27,6 +27,7 @@ import (
 const (
 	prepareBound = 10 * time.Second       // PREPARE: to know whether all is ready
 	releaseBound = 2 * time.Second        // OPEN: for gateways to have the view of the commit
+	openBound    = 5 * time.Second        // COMMITTED: for one try to open at To; then it is asked again
 	reopenBound  = 10 * time.Second       // ABORTED: for From to open again
 	answerSlack  = 500 * time.Millisecond // above a bound that a site keeps: the way there and back
 	retryEvery   = 100 * time.Millisecond // an action that failed
@@ -81,7 +82,7 @@ func Resume(r Record, driver string, now time.Time) (State, []Action) {
 	case r.Phase == CaughtUp:
 		m.do(Action{Do: Commit})
 	case r.Phase == Committed:
-		m.do(Action{Do: Open, Site: r.Move.To, Version: r.Decided})
+		m.do(Action{Do: Open, Site: r.Move.To, Version: r.Decided, Bound: openBound})
 	case r.Phase == Opened:
 		m.awaitReleases()
 	case r.Phase == Aborted:
@@ -266,7 +267,7 @@ func (m *machine) decided(p Phase, version uint64) {
 	m.enter(p, nil)
 	if p == Committed {
 		m.Record.Reasons = nil // an abort that was wanted and came too late
-		m.do(Action{Do: Open, Site: m.Record.Move.To, Version: version})
+		m.do(Action{Do: Open, Site: m.Record.Move.To, Version: version, Bound: openBound})
 		return
 	}
 	m.deadline = m.now.Add(reopenBound + answerSlack)

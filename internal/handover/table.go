@@ -192,7 +192,7 @@ func (m *machine) onCommitted(ev Event) {
 		switch e.Do {
 		case Open:
 			m.note("open", e.Text)
-			m.later(Action{Do: Open, Site: m.Record.Move.To, Version: m.Record.Decided}, retryEvery)
+			m.later(Action{Do: Open, Site: m.Record.Move.To, Version: m.Record.Decided, Bound: openBound}, retryEvery)
 		case Settle, Close, AwaitMarker, Save: // late
 		default:
 			m.bug(ev)
