@@ -237,8 +237,9 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT ('x' || substr(md5(key), 1, 8))::bit(32)::int & (buckets - 1)
 $$;
 
--- refuses a write, with all that the application or its gateway needs to try again at the right place
-CREATE OR REPLACE FUNCTION atoll.refuse(ks text, b int, owned boolean) RETURNS void
+-- refuses a write, with all that the application or its gateway needs to try again at the right place. The guard may
+-- have been overtaken by an opening in between; then the bucket was not open when it looked.
+CREATE OR REPLACE FUNCTION atoll.refuse(ks text, b int, no_lease boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
   me text := (SELECT i.site FROM atoll.install i);
@@ -251,14 +252,14 @@ BEGIN
       USING ERRCODE = 'not_null_violation', HINT = 'Every row of a keyed table belongs to the bucket of its key.';
   END IF;
   SELECT w.owner, w.epoch INTO owner, ep FROM atoll.owner w WHERE w.keyspace = ks AND b BETWEEN w.first AND w.last;
-  IF owned THEN
+  IF no_lease THEN
     about := format('site %s accepts no writes at present, its lease has run out (bucket %s of keyspace %s)', me, b, ks);
   ELSE
     about := format('bucket %s of keyspace %s is not open for writes at site %s; its owner is %s (epoch %s)',
                     b, ks, me, coalesce(owner, 'unknown'), coalesce(ep, 0));
   END IF;
   RAISE EXCEPTION '%', about USING
-    ERRCODE = CASE WHEN owned THEN 'AT002' ELSE 'AT001' END,
+    ERRCODE = CASE WHEN no_lease THEN 'AT002' ELSE 'AT001' END,
     DETAIL = json_build_object('keyspace', ks, 'bucket', b, 'owner', coalesce(owner, ''), 'epoch', coalesce(ep, 0)),
     HINT = format('Roll back and answer 503 with the header Atoll-Fenced: %s/%s/%s.', ks, b, coalesce(ep, 0));
 END $$;

@@ -92,7 +92,7 @@ BEGIN
     RETURN NULL;
   END IF;
   %[4]s
-  PERFORM atoll.refuse(%[5]s, b, (%[2]s) IS TRUE);
+  PERFORM atoll.refuse(%[5]s, b, (%[2]s) IS TRUE AND (%[3]s) IS NOT TRUE);
   RETURN NULL;
 END `, k.bucketOf(row, t.Key), k.bit("b"), lease, pass, sqlLiteral(string(k.name)))
 	}
@@ -111,10 +111,7 @@ BEGIN
     RETURN NULL;
   END IF;
   %[7]s
-  IF (%[4]s) IS NOT TRUE OR (%[5]s) IS TRUE THEN
-    PERFORM atoll.refuse(%[8]s, b, (%[4]s) IS TRUE);
-  END IF;
-  PERFORM atoll.refuse(%[8]s, was, (%[5]s) IS TRUE);
+  PERFORM atoll.refuse(%[8]s, CASE WHEN (%[4]s) IS TRUE THEN was ELSE b END, (%[4]s AND %[5]s) IS TRUE AND (%[6]s) IS NOT TRUE);
   RETURN NULL;
 END `, k.bucketOf("NEW", t.Key), key, k.bucketOf("OLD", t.Key), k.bit("b"), k.bit("was"), lease, pass, sqlLiteral(string(k.name)))
 	}
