@@ -1,0 +1,169 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/atollhq/atoll/topo"
+)
+
+// Order is one order as a database has it.
+type Order struct {
+	ID       string
+	Customer string
+	Number   int
+	Seat     string
+	Status   string // pending, confirmed, refunded, cancelled
+	Payments int    // rows
+}
+
+// Shop is the ticket shop as one site's database has it.
+type Shop struct {
+	Site   topo.SiteID
+	Counts map[string]int    // orders_count by customer
+	Orders map[string]Order  // by id
+	Sold   map[string]string // seat → order that it is sold to
+}
+
+// cancelOp is the load generator's name for taking an order back.
+const cancelOp = "cancel"
+
+// CheckK3 compares what clients were told with what the sites' databases have, once traffic has stopped and the sites
+// have caught up: nothing acknowledged is missing, nothing is there twice, and nothing that was refused is there.
+func CheckK3(ops []Operation, sites []Shop) Check {
+	c := Check{Name: "K3", Claim: "nothing acknowledged is missing, nothing is there twice"}
+	acknowledged := 0
+	for i := range ops {
+		if ops[i].Order != nil && ops[i].Order.ID != "" {
+			acknowledged += checkOperation(&c, &ops[i], sites)
+		}
+	}
+	checkReceipts(&c, ops)
+	orders := 0
+	for i := range sites {
+		orders = max(orders, len(sites[i].Orders))
+		checkNumbers(&c, &sites[i])
+		checkPayments(&c, &sites[i])
+	}
+	c.Looked = fmt.Sprintf("%d acknowledged orders and cancellations, %d orders at each of %d sites", acknowledged, orders, len(sites))
+	if acknowledged == 0 || len(sites) == 0 {
+		c.Error = "no order was acknowledged, or no site was read"
+	}
+	return c
+}
+
+// checkOperation returns 1 for an acknowledged operation.
+func checkOperation(c *Check, o *Operation, sites []Shop) int {
+	if o.Outcome == Unknown || !o.Write {
+		return 0
+	}
+	for i := range sites {
+		got, there := sites[i].Orders[o.Order.ID]
+		switch {
+		case o.Op == cancelOp:
+			if o.Outcome == OK && (!there || got.Status != "cancelled" && got.Status != "refunded") {
+				c.found("site %s: the cancellation of order %s was acknowledged (%s), its status is %q", sites[i].Site, o.Order.ID, o, got.Status)
+			}
+		case o.Outcome == OK && !there:
+			c.found("site %s: order %s was acknowledged and is missing: %s", sites[i].Site, o.Order.ID, o)
+		case o.Outcome == Fail && there:
+			c.found("site %s: order %s was refused and is there: %s", sites[i].Site, o.Order.ID, o)
+		case o.Outcome == OK && (o.Key != "" && got.Customer != o.Key || o.Order.Number != 0 && got.Number != o.Order.Number):
+			c.found("site %s: order %s was acknowledged as number %d of customer %s, it is number %d of %s",
+				sites[i].Site, o.Order.ID, o.Order.Number, o.Key, got.Number, got.Customer)
+		}
+	}
+	if o.Outcome == OK {
+		return 1
+	}
+	return 0
+}
+
+// checkReceipts looks at the clients' side alone: no customer was given one number for two orders.
+func checkReceipts(c *Check, ops []Operation) {
+	type numbered struct {
+		customer string
+		number   int
+	}
+	given := map[numbered]*Operation{}
+	for i := range ops {
+		o := &ops[i]
+		if o.Outcome != OK || !o.Write || o.Op == cancelOp || o.Order == nil || o.Order.Number == 0 {
+			continue
+		}
+		k := numbered{o.Key, o.Order.Number}
+		if first := given[k]; first != nil && first.Order.ID != o.Order.ID {
+			c.found("customer %s was given order number %d twice: %s and %s", o.Key, o.Order.Number, first, o)
+		}
+		given[k] = o
+	}
+}
+
+// checkNumbers: a customer's orders are numbered 1 to n, and the customer's row counts n. Numbers are given in the
+// order's own transaction, so that one of unknown outcome leaves no gap either.
+func checkNumbers(c *Check, s *Shop) {
+	byCustomer := map[string][]Order{}
+	for _, o := range s.Orders {
+		byCustomer[o.Customer] = append(byCustomer[o.Customer], o)
+	}
+	for _, customer := range slices.Sorted(maps.Keys(byCustomer)) {
+		orders := byCustomer[customer]
+		slices.SortFunc(orders, func(a, b Order) int { return a.Number - b.Number })
+		for i, o := range orders {
+			if o.Number != i+1 {
+				c.found("site %s: customer %s has order number %d (%s) where %d is expected", s.Site, customer, o.Number, o.ID, i+1)
+				break
+			}
+		}
+		if got := s.Counts[customer]; got != len(orders) {
+			c.found("site %s: customer %s counts %d orders and has %d", s.Site, customer, got, len(orders))
+		}
+	}
+	for _, customer := range slices.Sorted(maps.Keys(s.Counts)) {
+		if n := s.Counts[customer]; n != 0 && len(byCustomer[customer]) == 0 {
+			c.found("site %s: customer %s counts %d orders and has none", s.Site, customer, n)
+		}
+	}
+}
+
+func checkPayments(c *Check, s *Shop) {
+	for _, id := range slices.Sorted(maps.Keys(s.Orders)) {
+		if o := s.Orders[id]; o.Payments != 1 {
+			c.found("site %s: order %s of customer %s has %d payments", s.Site, id, o.Customer, o.Payments)
+		}
+	}
+}
+
+// CheckSeats: no seat is sold twice, by the catalogue's word and by the orders'.
+func CheckSeats(sites []Shop) (Check, int) {
+	c := Check{Name: "seats", Claim: "no seat is sold twice; catalogue and orders agree"}
+	twice, sold := 0, 0
+	for i := range sites {
+		s := &sites[i]
+		sold = max(sold, len(s.Sold))
+		bySeat := map[string][]string{}
+		for _, id := range slices.Sorted(maps.Keys(s.Orders)) {
+			if o := s.Orders[id]; o.Status == "confirmed" {
+				bySeat[o.Seat] = append(bySeat[o.Seat], id)
+			}
+		}
+		here := 0
+		for _, seat := range slices.Sorted(maps.Keys(bySeat)) {
+			orders := bySeat[seat]
+			if len(orders) > 1 {
+				here++
+				c.found("site %s: seat %s is sold to the orders %v", s.Site, seat, orders)
+			}
+			if !slices.Contains(orders, s.Sold[seat]) {
+				c.found("site %s: seat %s is confirmed to order %s, the catalogue has it sold to %q", s.Site, seat, orders[0], s.Sold[seat])
+			}
+		}
+		twice = max(twice, here)
+	}
+	c.Looked = fmt.Sprintf("%d seats sold", sold)
+	if sold == 0 {
+		c.Error = "no seat was sold"
+	}
+	return c, twice
+}
