@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/atollhq/atoll/internal/supervise"
 )
 
 // stopGrace is how long a process may take to end after SIGTERM before it is killed.
@@ -33,7 +35,6 @@ type Command struct {
 type Processes struct {
 	logs   string       // folder of one log per process
 	onExit func(string) // called when a process ends that nobody told to; may be nil
-	spawn  chan func()
 
 	mu struct {
 		sync.Mutex
@@ -44,38 +45,29 @@ type Processes struct {
 }
 
 type process struct {
-	cmd    Command
-	child  *exec.Cmd
-	exited chan struct{}
-	asked  bool // guarded by Processes.mu: it was told to end
-	err    error
+	*supervise.Process
+	cmd   Command
+	child *exec.Cmd
+	asked bool // guarded by Processes.mu: it was told to end
 }
 
 // NewProcesses makes an empty set; logs go to files in the folder.
 func NewProcesses(logs string, onExit func(name string)) *Processes {
-	p := &Processes{logs: logs, onExit: onExit, spawn: make(chan func())}
+	p := &Processes{logs: logs, onExit: onExit}
 	p.mu.byName = map[string]*process{}
-	// The kernel sends a child its death signal when the *thread* ends that started it. This one lives until Close.
-	go func() {
-		runtime.LockOSThread()
-		for f := range p.spawn {
-			f()
-		}
-	}()
 	return p
 }
 
-// Close stops every process, the last started first, and lets go of the thread that started them.
+// Close stops every process, the last started first. None can be started afterwards.
 func (p *Processes) Close() error {
 	p.mu.Lock()
 	order := p.mu.order
 	p.mu.closed = true
 	p.mu.Unlock()
 	var all error
-	for i := len(order) - 1; i >= 0; i-- {
-		all = errors.Join(all, p.Stop(order[i]))
+	for _, name := range slices.Backward(order) {
+		all = errors.Join(all, p.Stop(name))
 	}
-	close(p.spawn)
 	return all
 }
 
@@ -101,10 +93,11 @@ func (p *Processes) Start(c Command) error {
 	defer log.Close()
 	child := childOf(c)
 	child.Stdout, child.Stderr = log, log
-	if err := p.onThread(child.Start); err != nil {
+	started, err := supervise.Start(child)
+	if err != nil {
 		return fmt.Errorf("lab: start %s: %w", c.Name, err)
 	}
-	proc := &process{cmd: c, child: child, exited: make(chan struct{})}
+	proc := &process{Process: started, cmd: c, child: child}
 	if p.mu.byName[c.Name] == nil {
 		p.mu.order = append(p.mu.order, c.Name)
 	}
@@ -117,23 +110,15 @@ func childOf(c Command) *exec.Cmd {
 	child := exec.Command(c.Path, c.Args...)
 	child.Dir = c.Dir
 	child.Env = append(os.Environ(), c.Env...)
-	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	child.WaitDelay = time.Second
 	return child
 }
 
-func (p *Processes) onThread(f func() error) error {
-	done := make(chan error)
-	p.spawn <- func() { done <- f() }
-	return <-done
-}
-
 func (p *Processes) reap(proc *process) {
-	proc.err = proc.child.Wait()
+	<-proc.Done
 	p.mu.Lock()
 	surprise := !proc.asked
 	p.mu.Unlock()
-	close(proc.exited)
 	if surprise && p.onExit != nil {
 		p.onExit(proc.cmd.Name)
 	}
@@ -141,11 +126,19 @@ func (p *Processes) reap(proc *process) {
 
 func (proc *process) ended() bool {
 	select {
-	case <-proc.exited:
+	case <-proc.Done:
 		return true
 	default:
 		return false
 	}
+}
+
+// result is nil where the process ended of itself and well.
+func (proc *process) result() error {
+	if proc.child.ProcessState.Success() {
+		return nil
+	}
+	return proc.Err()
 }
 
 func (p *Processes) find(name string, asked bool) (*process, error) {
@@ -185,7 +178,7 @@ func (p *Processes) Stop(name string) error {
 		return err
 	}
 	select {
-	case <-proc.exited:
+	case <-proc.Done:
 		return nil
 	case <-time.After(stopGrace):
 		return p.Kill(name)
@@ -201,7 +194,7 @@ func (p *Processes) Kill(name string) error {
 	if err := signalGroup(proc, syscall.SIGKILL); err != nil {
 		return err
 	}
-	<-proc.exited
+	<-proc.Done
 	return nil
 }
 
@@ -212,8 +205,8 @@ func (p *Processes) Wait(ctx context.Context, name string) error {
 		return err
 	}
 	select {
-	case <-proc.exited:
-		return proc.err
+	case <-proc.Done:
+		return proc.result()
 	case <-ctx.Done():
 		return fmt.Errorf("lab: %s has not ended: %w", name, ctx.Err())
 	}
@@ -262,22 +255,20 @@ func (p *Processes) Run(ctx context.Context, c Command) ([]byte, error) {
 	child := childOf(c)
 	var out, errs bytes.Buffer
 	child.Stdout, child.Stderr = &out, &errs
-	if err := p.onThread(child.Start); err != nil {
+	proc, err := supervise.Start(child)
+	if err != nil {
 		return nil, fmt.Errorf("lab: %s: %w", c.Name, err)
 	}
-	waited := make(chan error, 1)
-	go func() { waited <- child.Wait() }()
-	var err error
 	select {
-	case err = <-waited:
+	case <-proc.Done:
 	case <-ctx.Done():
 		_ = syscall.Kill(-child.Process.Pid, syscall.SIGKILL) // it may have ended meanwhile
-		<-waited
-		err = ctx.Err()
+		<-proc.Done
+		return nil, fmt.Errorf("lab: %s: %w", c.Name, ctx.Err())
 	}
-	if err != nil {
+	if !child.ProcessState.Success() {
 		return out.Bytes(), fmt.Errorf("lab: %s (%s %s): %w\n%s", c.Name, filepath.Base(c.Path), strings.Join(c.Args, " "),
-			err, bytes.TrimSpace(errs.Bytes()))
+			proc.Err(), bytes.TrimSpace(errs.Bytes()))
 	}
 	return out.Bytes(), nil
 }
