@@ -26,8 +26,11 @@ type Shop struct {
 	Sold   map[string]string // seat → order that it is sold to
 }
 
-// cancelOp is the load generator's name for taking an order back.
-const cancelOp = "cancel"
+// The load generator's names for its writes of orders.
+const (
+	buyOp    = "buy" // the order's id is the operation's
+	cancelOp = "cancel"
+)
 
 // CheckK3 compares what clients were told with what the sites' databases have, once traffic has stopped and the sites
 // have caught up: nothing acknowledged is missing, nothing is there twice, and nothing that was refused is there.
@@ -35,8 +38,17 @@ func CheckK3(ops []Operation, sites []Shop) Check {
 	c := Check{Name: "K3", Claim: "nothing acknowledged is missing, nothing is there twice"}
 	acknowledged := 0
 	for i := range ops {
-		if ops[i].Order != nil && ops[i].Order.ID != "" {
-			acknowledged += checkOperation(&c, &ops[i], sites)
+		o := &ops[i]
+		if o.Outcome == OK && o.Order != nil && o.Write {
+			acknowledged++
+		}
+		for j := range sites {
+			switch o.Op {
+			case buyOp:
+				checkBuy(&c, o, &sites[j])
+			case cancelOp:
+				checkCancel(&c, o, &sites[j])
+			}
 		}
 	}
 	checkReceipts(&c, ops)
@@ -53,31 +65,32 @@ func CheckK3(ops []Operation, sites []Shop) Check {
 	return c
 }
 
-// checkOperation returns 1 for an acknowledged operation.
-func checkOperation(c *Check, o *Operation, sites []Shop) int {
-	if o.Outcome == Unknown || !o.Write {
-		return 0
-	}
-	for i := range sites {
-		got, there := sites[i].Orders[o.Order.ID]
+func checkBuy(c *Check, o *Operation, s *Shop) {
+	switch {
+	case o.Outcome == Unknown:
+	case o.Order == nil: // refused, by the shop (4xx) or on the way
+		if _, there := s.Orders[o.ID]; there {
+			c.found("site %s: order %s was refused and is there: %s", s.Site, o.ID, o)
+		}
+	default:
+		got, there := s.Orders[o.Order.ID]
 		switch {
-		case o.Op == cancelOp:
-			if o.Outcome == OK && (!there || got.Status != "cancelled" && got.Status != "refunded") {
-				c.found("site %s: the cancellation of order %s was acknowledged (%s), its status is %q", sites[i].Site, o.Order.ID, o, got.Status)
-			}
-		case o.Outcome == OK && !there:
-			c.found("site %s: order %s was acknowledged and is missing: %s", sites[i].Site, o.Order.ID, o)
-		case o.Outcome == Fail && there:
-			c.found("site %s: order %s was refused and is there: %s", sites[i].Site, o.Order.ID, o)
-		case o.Outcome == OK && (o.Key != "" && got.Customer != o.Key || o.Order.Number != 0 && got.Number != o.Order.Number):
-			c.found("site %s: order %s was acknowledged as number %d of customer %s, it is number %d of %s",
-				sites[i].Site, o.Order.ID, o.Order.Number, o.Key, got.Number, got.Customer)
+		case !there:
+			c.found("site %s: order %s was acknowledged and is missing: %s", s.Site, o.Order.ID, o)
+		case got.Customer != o.Key || got.Number != o.Order.Number || got.Seat != o.Order.Seat:
+			c.found("site %s: order %s was acknowledged as number %d of customer %s for seat %s; it is number %d of %s for seat %s",
+				s.Site, o.Order.ID, o.Order.Number, o.Key, o.Order.Seat, got.Number, got.Customer, got.Seat)
 		}
 	}
-	if o.Outcome == OK {
-		return 1
+}
+
+func checkCancel(c *Check, o *Operation, s *Shop) {
+	if o.Outcome != OK || o.Order == nil {
+		return
 	}
-	return 0
+	if got := s.Orders[o.Order.ID]; got.Status != "cancelled" {
+		c.found("site %s: the cancellation of order %s was acknowledged, its status is %q: %s", s.Site, o.Order.ID, got.Status, o)
+	}
 }
 
 // checkReceipts looks at the clients' side alone: no customer was given one number for two orders.
@@ -89,7 +102,7 @@ func checkReceipts(c *Check, ops []Operation) {
 	given := map[numbered]*Operation{}
 	for i := range ops {
 		o := &ops[i]
-		if o.Outcome != OK || !o.Write || o.Op == cancelOp || o.Order == nil || o.Order.Number == 0 {
+		if o.Outcome != OK || o.Op != buyOp || o.Order == nil {
 			continue
 		}
 		k := numbered{o.Key, o.Order.Number}

@@ -93,10 +93,10 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec,
 			"public.seats":     {Kind: topo.Home, Keyspace: catalog},
 		},
 		Routes: []*spec.Route{
-			{Name: "customer", Match: spec.Match{Path: "/"}, Upstream: "shop", Keyspace: users,
-				Key: []topo.KeySource{{Header: "X-Customer"}, {Cookie: "customer"}}, WithoutKey: topo.NearestKeyless, FencedRetry: true},
-			{Name: "seats", Match: spec.Match{Path: "/seats"}, Upstream: "shop", Keyspace: catalog, FencedRetry: true},
-			{Name: "events", Match: spec.Match{Path: "/events", Methods: []string{"GET", "HEAD"}}, Upstream: "shop"},
+			customerRoute("buy", true), customerRoute("orders", true), customerRoute("me", false),
+			{Name: "seats", Match: spec.Match{Path: "/seats"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless, FencedRetry: true},
+			{Name: "events", Match: spec.Match{Path: "/events"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless},
+			{Name: "page", Match: spec.Match{Path: "/"}, Upstream: "shop"},
 		},
 		Policies: spec.Policies{
 			// Twenty processes share a few cores: raft's default times would see elections that no fault caused.
@@ -122,6 +122,11 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec,
 		}
 	}
 	return s, nil
+}
+
+func customerRoute(name string, writes bool) *spec.Route {
+	return &spec.Route{Name: name, Match: spec.Match{Path: "/" + name}, Upstream: "shop", Keyspace: users,
+		Key: []topo.KeySource{{Header: "X-Customer"}, {Cookie: "customer"}}, WithoutKey: topo.RefuseKeyless, FencedRetry: writes}
 }
 
 func siteSpec(id topo.SiteID, a *addresses, witness bool) *spec.Site {
