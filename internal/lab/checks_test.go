@@ -178,13 +178,19 @@ func TestCheckK3(t *testing.T) {
 			ada(b, "o2", func(o *Order) { o.Number = 1 })
 			return ops
 		}, "order o1 was acknowledged as number 1"},
-		"another seat":    {func(ops []Operation, b *Shop) []Operation { ada(b, "o1", func(o *Order) { o.Seat = "s9" }); return ops }, "for seat s9"},
-		"not cancelled":   {func(ops []Operation, b *Shop) []Operation { ada(b, "o2", func(o *Order) { o.Status = "confirmed" }); return ops }, "the cancellation of order o2"},
+		"another seat": {func(ops []Operation, b *Shop) []Operation { ada(b, "o1", func(o *Order) { o.Seat = "s9" }); return ops }, "for seat s9"},
+		"not cancelled": {func(ops []Operation, b *Shop) []Operation {
+			ada(b, "o2", func(o *Order) { o.Status = "confirmed" })
+			return ops
+		}, "the cancellation of order o2"},
 		"a gap":           {func(ops []Operation, b *Shop) []Operation { ada(b, "o2", func(o *Order) { o.Number = 3 }); return ops }, "order number 3 (o2) where 2 is expected"},
 		"a number twice":  {func(ops []Operation, b *Shop) []Operation { ada(b, "o2", func(o *Order) { o.Number = 1 }); return ops }, "where 2 is expected"},
 		"a wrong count":   {func(ops []Operation, b *Shop) []Operation { b.Counts["ada"] = 1; return ops }, "counts 1 orders and has 2"},
 		"a count of none": {func(ops []Operation, b *Shop) []Operation { b.Counts["bob"] = 1; return ops }, "customer bob counts 1 orders and has none"},
-		"paid twice":      {func(ops []Operation, b *Shop) []Operation { ada(b, "o1", func(o *Order) { o.Payments = 2 }); return ops }, "has 2 payments"},
+		"paid twice": {func(ops []Operation, b *Shop) []Operation {
+			ada(b, "o1", func(o *Order) { o.Payments = 2 })
+			return ops
+		}, "has 2 payments"},
 		"given twice": {func(ops []Operation, _ *Shop) []Operation {
 			return append(ops, Operation{ID: "o6", Op: buyOp, Key: "ada", Write: true, Outcome: OK, Status: 201, Order: &Receipt{"o6", 2, "s6"}})
 		}, "customer ada was given order number 2 twice"},

@@ -140,28 +140,28 @@ func parseView(text string) (version, error) {
 
 // Counts sums up a history or a part of it.
 type Counts struct {
-	OK      int `json:"ok"`
-	Failed  int `json:"failed"`
-	Unknown int `json:"unknown"`
-	Refused int `json:"refused"` // by the shop: the seat was taken
+	OK      int `json:"ok"`              // answered
+	Failed  int `json:"failed"`          // a 5xx, a broken connection, a time-out
+	Unknown int `json:"unknown"`         // those of Failed that may have happened
+	Refused int `json:"refused_by_shop"` // those of OK that were answered "no": the seat was taken
 	Writes  int `json:"writes"`
 	Held    int `json:"held"`
 }
 
-// Total counts every request once: an unknown one also failed.
-func (c Counts) Total() int { return c.OK + c.Failed + c.Refused }
+// Total counts every request once.
+func (c Counts) Total() int { return c.OK + c.Failed }
 
 func (c *Counts) add(o *Operation) {
-	switch {
-	case o.Failed():
+	if o.Failed() {
 		c.Failed++
-	case o.Outcome == OK:
+	} else {
 		c.OK++
-	default:
-		c.Refused++
 	}
 	if o.Outcome == Unknown {
 		c.Unknown++
+	}
+	if o.Status >= 400 && o.Status < 500 {
+		c.Refused++
 	}
 	if o.Write {
 		c.Writes++

@@ -185,6 +185,15 @@ func (p *Processes) Stop(name string) error {
 	}
 }
 
+// Ask asks a process to end and does not wait.
+func (p *Processes) Ask(name string) error {
+	proc, err := p.find(name, true)
+	if err != nil || proc.ended() {
+		return err
+	}
+	return signalGroup(proc, syscall.SIGTERM)
+}
+
 // Kill ends a process and its children at once, as a crash.
 func (p *Processes) Kill(name string) error {
 	proc, err := p.find(name, true)
