@@ -39,16 +39,22 @@ type conn struct {
 }
 
 // reset ends both sides at once with a TCP reset.
-func (c *conn) reset() {
+func (c *conn) reset() { c.close(true) }
+
+// close ends both sides; what was written before is still sent, unless it is a reset.
+func (c *conn) close(reset bool) {
 	c.once.Do(func() {
 		close(c.done)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for _, side := range []*net.TCPConn{c.client, c.server} {
-			if side != nil {
-				_ = side.SetLinger(0) // a reset, not an orderly end
-				side.Close()
+			if side == nil {
+				continue
 			}
+			if reset {
+				_ = side.SetLinger(0) // drops what is unsent and sends a reset
+			}
+			side.Close()
 		}
 	})
 }
@@ -62,7 +68,7 @@ func (n *Network) pass(client *net.TCPConn, first io.Reader, way Way, kind Kind,
 		return
 	}
 	defer n.remove(c)
-	defer c.reset() // both directions have ended: nothing is left to lose
+	defer c.close(false) // both directions have ended, in order or by a reset before
 
 	there, back := newFlow(c, way), newFlow(c, way.back())
 	var running sync.WaitGroup
