@@ -80,11 +80,11 @@ func (p *path) pump(from, to net.Conn) {
 	buf := make([]byte, 8<<10)
 	for {
 		n, err := from.Read(buf)
+		p.mu.Lock()
+		flowing := p.mu.flowing
+		p.mu.Unlock()
+		<-flowing // neither bytes nor an end come through a stalled path
 		if n > 0 {
-			p.mu.Lock()
-			flowing := p.mu.flowing
-			p.mu.Unlock()
-			<-flowing
 			if _, err := to.Write(buf[:n]); err != nil || p.spend(n) {
 				return
 			}

@@ -173,7 +173,7 @@ func wantText(t *testing.T, text string, parts ...string) {
 // answers.
 func TestExactlyOnceInOrder(t *testing.T) {
 	t.Parallel()
-	const cuts = 300
+	const cuts = 200
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("ATOLL_SEED"); text != "" {
 		var err error
