@@ -129,13 +129,13 @@ func (f *Follow) attempt(ctx context.Context) error {
 	if err != nil {
 		return &dataError{fmt.Errorf("this site's database: %w", err)}
 	}
+	if err := f.recorded(ctx, progress.Position); err != nil {
+		return &dataError{err}
+	}
 	hello := link.Hello{Deployment: f.Deployment, Site: f.Site, Origin: f.Origin, Vector: f.Applied.Vector()}
 	switch {
 	case progress.Known:
 		hello.Start, hello.Position, hello.Epochs = link.StartResume, progress.Position, progress.Epochs
-		if err := f.recorded(ctx, progress.Position); err != nil {
-			return &dataError{err}
-		}
 	case f.CopyFrom:
 		hello.Start = link.StartCopy
 	default:
