@@ -178,7 +178,7 @@ func (f *Follow) stream(ctx context.Context, in *link.Inbound, sink Sink, from c
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	wg.Go(func() { in.Run(ctx) }) // why it ended comes out of NextTx, behind what had arrived
+	wg.Go(func() { f.enter(Finishing, in.Run(ctx)) }) // feed learns the same from NextTx, behind what had arrived
 	txs := make(chan change.Tx, ahead)
 	fed := make(chan struct{})
 	wg.Go(func() {

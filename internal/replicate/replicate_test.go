@@ -397,6 +397,7 @@ func TestWhatArrivedIsAppliedAfterTheLinkBroke(t *testing.T) {
 		return beat.Sent == 70
 	})
 	s.stop() // the origin is gone for good
+	eventually(t, "the end of the link", func() bool { return f.State().Phase == Finishing })
 	close(gate)
 	eventually(t, "everything that had arrived", func() bool { return target.at("a") == 70 })
 }
