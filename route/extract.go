@@ -175,11 +175,8 @@ func pathSegment(req *Request, n int) (string, Reason) {
 }
 
 // badPath finds dot segments, encoded or not: what takes them away before it routes would route elsewhere. A path
-// that is not absolute is bad too, but for the "*" of OPTIONS.
+// that is not absolute is bad too.
 func badPath(req *Request) bool {
-	if req.Path == "*" && req.Method == "OPTIONS" {
-		return false
-	}
 	path, encoded := pathOf(req)
 	if path == "" || path[0] != '/' {
 		return true
