@@ -5,6 +5,8 @@
 package spec
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/atollhq/atoll/topo"
@@ -158,3 +160,6 @@ type StorePolicy struct {
 	Heartbeat time.Duration `yaml:"heartbeat,omitempty" json:"heartbeat,omitempty"` // default 50ms
 	Election  time.Duration `yaml:"election,omitempty" json:"election,omitempty"`   // default 500ms
 }
+
+// SiteIDs lists all sites in order of name.
+func (s *Spec) SiteIDs() []topo.SiteID { return slices.Sorted(maps.Keys(s.Sites)) }

@@ -1,0 +1,110 @@
+package supervise
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// The test binary plays the child, and, in one test, the supervisor that is killed.
+func TestMain(m *testing.M) {
+	switch os.Getenv("SUPERVISE_ROLE") {
+	case "":
+		goleak.VerifyTestMain(m)
+	case "child":
+		os.Stdout.WriteString("up\n")
+		time.Sleep(time.Hour)
+	case "crash":
+		os.Stdout.WriteString("crash\n")
+		os.Exit(3)
+	case "supervisor":
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "SUPERVISE_ROLE=child")
+		cmd.Stdout = os.Stdout
+		if _, err := Start(cmd); err != nil {
+			os.Exit(1)
+		}
+		time.Sleep(time.Hour)
+	}
+}
+
+func play(role string, out io.Writer) Child {
+	return Child{Name: role, Path: os.Args[0], Env: append(os.Environ(), "SUPERVISE_ROLE="+role), Output: out}
+}
+
+func TestRun_RestartsWhatEndsAndStopsAll(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, slog.New(slog.DiscardHandler), play("child", w), play("crash", w)) }()
+	lines := bufio.NewScanner(r)
+	crashes, ups := 0, 0
+	for crashes < 3 || ups < 1 {
+		if !lines.Scan() {
+			t.Fatal("the children's output ended")
+		}
+		switch lines.Text() {
+		case "crash":
+			crashes++
+		case "up":
+			ups++
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	w.Close() // no child holds the pipe any more, so its end is seen
+	rest, err := io.ReadAll(r)
+	if err != nil || strings.Contains(string(rest), "up") {
+		t.Fatalf("after the end: %q, %v", rest, err)
+	}
+	r.Close()
+}
+
+func TestRun_ProgramDoesNotExist(t *testing.T) {
+	t.Parallel()
+	err := Run(t.Context(), slog.New(slog.DiscardHandler), Child{Name: "gateway", Path: "/does/not/exist"})
+	if err == nil || !strings.Contains(err.Error(), "start gateway") {
+		t.Fatal(err)
+	}
+}
+
+func TestStart_ChildDiesWithItsSupervisor(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "SUPERVISE_ROLE=supervisor")
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	in := bufio.NewReader(r)
+	if line, err := in.ReadString('\n'); err != nil || line != "up\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	if _, err := in.ReadString('\n'); err != io.EOF {
+		t.Fatalf("the child still holds its output: %v", err)
+	}
+	r.Close()
+}
