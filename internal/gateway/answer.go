@@ -40,11 +40,20 @@ func (x *exchange) mark(h http.Header, site topo.SiteID, epoch topo.Epoch) {
 // refuse gives an answer of the gateway's own.
 func (x *exchange) refuse(reason route.Reason) step {
 	if x.body != nil {
-		x.body.end()
+		if breaks := x.body.end(); breaks || x.duplex && !x.body.whole() {
+			x.lastOnConnection()
+		}
 	}
 	x.mark(x.w.Header(), "", 0)
 	x.status = x.g.refuse(x.w, reason)
 	return done
+}
+
+// lastOnConnection tells an HTTP/1.1 client not to use the connection again: the rest of its body will not be read.
+func (x *exchange) lastOnConnection() {
+	if x.r.ProtoMajor == 1 {
+		x.w.Header()["Connection"] = []string{"close"}
+	}
 }
 
 // refuse writes an answer of the gateway's own and returns its status.
@@ -100,6 +109,9 @@ func (x *exchange) pass(resp *http.Response, site topo.SiteID, epoch topo.Epoch)
 	stripHop(resp.Header, nil)
 	maps.Copy(x.w.Header(), resp.Header)
 	x.mark(x.w.Header(), site, epoch)
+	if x.body != nil && !x.body.whole() {
+		x.lastOnConnection() // the application answered without the whole body
+	}
 	x.status = resp.StatusCode
 	x.w.WriteHeader(resp.StatusCode)
 	if err := x.copyBody(resp); err != nil {

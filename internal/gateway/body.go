@@ -22,11 +22,13 @@ var errRevoked = errors.New("this attempt to send the request is over")
 // keepBody. Attempts may overlap: a transport may go on reading after its round trip is over.
 type replay struct {
 	src      io.Reader
+	length   int64                 // as declared, -1 if it was not
 	deadline func(time.Time) error // sets the read deadline of the client's connection
 	reading  sync.Mutex            // held while reading src, which may block
 	mu       struct {
 		sync.Mutex
 		kept    []byte
+		total   int64 // read so far
 		over    bool  // more was read than is kept
 		busy    bool  // src is being read
 		ended   bool  // the request is over
@@ -35,8 +37,8 @@ type replay struct {
 	}
 }
 
-func newReplay(src io.Reader, deadline func(time.Time) error) *replay {
-	return &replay{src: src, deadline: deadline}
+func newReplay(src io.Reader, length int64, deadline func(time.Time) error) *replay {
+	return &replay{src: src, length: length, deadline: deadline}
 }
 
 // next begins an attempt and ends the one before. ok is false if the body cannot be sent again.
@@ -76,19 +78,33 @@ func (p *replay) prefetch() {
 	}
 }
 
+// whole tells whether the client has sent all of its body.
+func (p *replay) whole() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wholeLocked()
+}
+
+func (p *replay) wholeLocked() bool {
+	return p.mu.err == io.EOF || p.length >= 0 && p.mu.total >= p.length
+}
+
 // end wakes a read that is still under way, and bounds the server's own reading of what is left: until both return,
-// the server cannot end the request.
-func (p *replay) end() {
+// the server cannot end the request. It returns whether that breaks the client's connection.
+func (p *replay) end() (breaks bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mu.attempt++
 	p.mu.ended = true
 	switch {
+	case p.wholeLocked():
+		return false
 	case p.mu.busy:
 		_ = p.deadline(time.Unix(1, 0))
-	case p.mu.err == nil:
-		_ = p.deadline(time.Now().Add(bodyDrain))
+		return true
 	}
+	_ = p.deadline(time.Now().Add(bodyDrain))
+	return p.mu.err != nil
 }
 
 // begin claims a read of the source for an attempt; done says that the read is answered without it.
@@ -125,6 +141,7 @@ func (p *replay) finish(b *attemptBody, got []byte, err error) (int, error) {
 		p.mu.kept = append(p.mu.kept, got...)
 	}
 	p.mu.err = err
+	p.mu.total += int64(len(got))
 	if b.attempt != p.mu.attempt {
 		return 0, errRevoked // the bytes are kept for the attempt that follows
 	}

@@ -47,6 +47,7 @@ type exchange struct {
 	from   *forwarded  // set where another gateway sent the request
 	header http.Header // as it goes out, without what each attempt adds
 	body   *replay     // nil without a body
+	duplex bool        // the body may be read while the answer is written
 	status int         // of the answer
 	held   struct {
 		since time.Time // when this request was held first
@@ -78,9 +79,7 @@ func (x *exchange) run() {
 	defer x.end()
 	if x.r.ContentLength != 0 {
 		rc := http.NewResponseController(x.w)
-		// Without this, HTTP/1.1 answers nothing while a transport waits for the next piece of the body.
-		_ = rc.EnableFullDuplex()
-		x.body = newReplay(x.r.Body, rc.SetReadDeadline)
+		x.body = newReplay(x.r.Body, x.r.ContentLength, rc.SetReadDeadline)
 	}
 	for x.ctx.Err() == nil {
 		snap := x.g.views.load()
@@ -133,15 +132,12 @@ func (x *exchange) hold(d route.Decision) step {
 	now := time.Now()
 	if x.held.since.IsZero() {
 		x.held.since = now
-		if x.body != nil && x.r.ContentLength > 0 && x.r.ContentLength <= smallBody && x.r.ProtoMajor == 1 {
-			go x.body.prefetch() // ends with the body, with the next attempt's read, or at x.end
-		}
 	}
 	most := x.g.conf.Hold.MaxTime
 	if x.from != nil {
 		most = min(peerWait, most)
 	}
-	end := x.g.room.wait(x.ctx, x.target, x.held.since.Add(most))
+	end := x.g.room.wait(x.ctx, x.target, x.held.since.Add(most), x.prefetch)
 	x.held.total += time.Since(now)
 	x.g.metrics.holdEnded[end].Inc()
 	switch end {
@@ -154,6 +150,13 @@ func (x *exchange) hold(d route.Decision) step {
 		return x.refuse(reasonHoldTimeout)
 	}
 	return x.refuse(reasonHoldFull)
+}
+
+// prefetch reads a small body while the request is held.
+func (x *exchange) prefetch() {
+	if x.body != nil && !x.body.whole() && x.r.ContentLength > 0 && x.r.ContentLength <= smallBody && x.r.ProtoMajor == 1 {
+		go x.body.prefetch() // ends with the body, with the next attempt's first read, or at the end of the exchange
+	}
 }
 
 // enter counts a keyed write before it is passed on; leave must be called if ok. Not ok: decide again.
@@ -371,6 +374,12 @@ func (x *exchange) request(u *url.URL) (out *http.Request, ok bool) {
 	}
 	if out.Body, ok = x.body.next(); !ok {
 		return nil, false
+	}
+	if !x.duplex {
+		// Without this, HTTP/1.1 answers nothing while a transport waits for the next piece of the body. It has a
+		// price: the server no longer drains a rest safely, so an answer before the body's end ends the connection.
+		x.duplex = true
+		_ = http.NewResponseController(x.w).EnableFullDuplex()
 	}
 	// With this the transport sends again on its own what a stale connection took none of.
 	out.GetBody = func() (io.ReadCloser, error) {

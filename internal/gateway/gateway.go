@@ -275,7 +275,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 // server is one listener with its HTTP server.
 type server struct {
-	http.Server
+	*http.Server
 	listener net.Listener
 }
 
@@ -293,8 +293,8 @@ func (s *server) serve() error {
 }
 
 func (g *Gateway) servers(requests context.Context) []*server {
-	base := func() http.Server {
-		s := http.Server{
+	base := func() *http.Server {
+		s := &http.Server{
 			BaseContext:       func(net.Listener) context.Context { return requests },
 			ReadHeaderTimeout: 10 * time.Second, // no whole-request time-outs: they would run while a request is held
 			IdleTimeout:       2 * time.Minute,

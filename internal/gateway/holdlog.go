@@ -40,7 +40,7 @@ func (h *holdLog) update(snap *snapshot, begun time.Time) {
 
 func (h *holdLog) write(msg string, key holdKey, spans topo.Spans, snap *snapshot, at time.Time) {
 	h.log.Info(msg, "handover", key.handover, "keyspace", key.keyspace, "buckets", spans.String(),
-		"version", snap.version().String(), "unix_us", at.UnixMicro())
+		"version", snap.version().version, "unix_us", at.UnixMicro())
 }
 
 func movingSpans(o topo.Ownership) map[holdKey]topo.Spans {

@@ -74,8 +74,9 @@ func (r *room) held() int {
 	return r.mu.total
 }
 
-// wait holds a request until its bucket is settled, at most until the given moment.
-func (r *room) wait(ctx context.Context, target route.Target, until time.Time) holdEnd {
+// wait holds a request until its bucket is settled, at most until the given moment. It calls entered if the request
+// has to wait.
+func (r *room) wait(ctx context.Context, target route.Target, until time.Time, entered func()) holdEnd {
 	key := bucketKey{target.Route.Keyspace, target.Bucket}
 	w := &waiter{target: target, free: make(chan struct{})}
 	if full := r.enter(key, w); full != "" {
@@ -86,6 +87,7 @@ func (r *room) wait(ctx context.Context, target route.Target, until time.Time) h
 	if r.decide(r.current(), target).Verdict != route.Hold {
 		return holdReleased
 	}
+	entered()
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	select {
