@@ -87,7 +87,11 @@ func (x *exchange) run() {
 		next := again
 		switch d.Verdict {
 		case route.Hold:
-			next = x.hold(d)
+			if x.straggler(snap, d) {
+				next = x.local(snap, d)
+			} else {
+				next = x.hold(d)
+			}
 		case route.Local:
 			next = x.local(snap, d)
 		case route.Forward:
@@ -124,6 +128,14 @@ func (x *exchange) refused(d route.Decision) step {
 		}
 	}
 	return x.refuse(d.Reason)
+}
+
+// straggler tells whether another gateway sent the request before it could know that the bucket moves. Such a request
+// is passed on: that gateway counts it as under way, so the move waits for it. To hold it here would make the two wait
+// for each other until the move's bound; to send it back would only be slower.
+func (x *exchange) straggler(snap *snapshot, d route.Decision) bool {
+	return x.from != nil && d.Reason == route.MovingBucket && d.Slot.Owner == x.g.conf.Site &&
+		x.from.epoch == d.Slot.Epoch && x.from.view.before(snap.version())
 }
 
 // hold keeps the request until its bucket is settled. A request that another gateway sent waits for a moment only: the

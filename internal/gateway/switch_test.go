@@ -188,6 +188,7 @@ func (l *load) fail(what string) {
 
 // Buckets go to and fro under load, and no request fails, no write reaches a closed fence, none is lost or doubled.
 func TestSwitchUnderLoad(t *testing.T) {
+	const handovers = 30
 	w := newWorld()
 	userTLS := &tls.Config{Certificates: []tls.Certificate{certs.users}}
 	a, b := pair(t, w.app("a"), w.app("b"), func(c *Config) {
@@ -214,14 +215,18 @@ func TestSwitchUnderLoad(t *testing.T) {
 		clients.Go(func() { l.run(n, stop) })
 	}
 	sets := []topo.Spans{topo.SpansOf(0, 1, 2, 3), topo.SpansOf(5, 6)}
-	for i := range 10 {
+	for i := range handovers {
 		set, to := sets[i%2], topo.SiteID("b")
 		if i/2%2 == 1 {
 			to = "a"
 		}
-		before := l.ok.Load()
+		before, start := l.ok.Load(), time.Now()
 		w.move(t, topo.HandoverID(fmt.Sprintf("h%d", i)), set, to, sites)
-		eventually(t, "load goes on", func() bool { return l.ok.Load() > before+100 || len(l.bad) > 0 })
+		// Nothing here takes long: a longer move means that parts of it wait for each other until a bound.
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("move %d took %s", i, d)
+		}
+		eventually(t, "load goes on", func() bool { return l.ok.Load() > before+300 || len(l.bad) > 0 })
 	}
 	close(stop)
 	clients.Wait()
@@ -246,8 +251,8 @@ func TestSwitchUnderLoad(t *testing.T) {
 		t.Error("nothing was held")
 	}
 	t.Logf("%d answers, %d writes acknowledged, %d held", l.ok.Load(), n, l.held.Load())
-	checkHoldLines(t, a.log.String(), 10)
-	checkHoldLines(t, b.log.String(), 10)
+	checkHoldLines(t, a.log.String(), handovers)
+	checkHoldLines(t, b.log.String(), handovers)
 }
 
 func checkHoldLines(t *testing.T, log string, handovers int) {
