@@ -41,7 +41,7 @@ func (b *budget) spend(now time.Time) bool {
 	defer b.mu.Unlock()
 	b.mu.tokens = min(b.mu.tokens+now.Sub(b.mu.at).Seconds()*budgetPerSecond, budgetMax)
 	b.mu.at = now
-	if b.mu.tokens < 1 {
+	if b.mu.tokens < 1-1e-9 { // fifths do not add up to one exactly
 		return false
 	}
 	b.mu.tokens--

@@ -417,3 +417,15 @@ func echo(name string) http.Handler {
 		fmt.Fprintf(w, "%s %s %d", name, r.Method, n)
 	})
 }
+
+// counter reads a counter of the gateway.
+func (s *site) counter(name string) float64 {
+	families, err := s.gw.metrics.registry.Gather()
+	must0(err)
+	for _, f := range families {
+		if f.GetName() == "atoll_gateway_"+name {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	panic("no metric " + name)
+}
