@@ -19,15 +19,19 @@ import (
 
 	"github.com/atollhq/atoll/internal/change"
 	"github.com/atollhq/atoll/internal/link"
+	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/topo"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(certificates)
-		os.Exit(code)
-	}))
+	code := pgserver.RunMain(m)
+	os.RemoveAll(certificates)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // certificates is the folder of the identities that all tests share.
