@@ -1,22 +1,10 @@
 package replicate
 
 import (
-	"bytes"
-	"iter"
 	"net"
 	"sync"
 	"testing"
 )
-
-func slicesLines(data []byte) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for line := range bytes.Lines(data) {
-			if !yield(string(bytes.TrimSuffix(line, []byte("\n")))) {
-				return
-			}
-		}
-	}
-}
 
 // path is a network path that a test can stall, cut and reset: a proxy on loopback.
 type path struct {

@@ -83,7 +83,7 @@ func oneTx(site topo.SiteID, pos change.Position, values ...string) change.Tx {
 // quick are settings for tests that wait for a silence on the real clock.
 var quick = link.Settings{Heartbeat: 50 * time.Millisecond, Silence: 400 * time.Millisecond, Connect: 2 * time.Second}
 
-// site is one end of a test: a Serve that runs, and where it listens.
+// server is a Serve that runs, and where it listens.
 type server struct {
 	*Serve
 	addr string
@@ -320,7 +320,7 @@ func TestFailureStopsTheLinkAndKeepsThePosition(t *testing.T) {
 	f := follow(t, target, "a", s.addr)
 	origin.write(oneTx("a", 20, "good"))
 	eventually(t, "the first", func() bool { return target.at("a") == 20 })
-	target.break_(errors.New("duplicate key in public.t"))
+	target.fail(errors.New("duplicate key in public.t"))
 	origin.write(oneTx("a", 30, "bad"), oneTx("a", 40, "after it"))
 	eventually(t, "the reason at the target", func() bool { return strings.Contains(f.State().Err, "duplicate key") })
 	wantText(t, f.State().Err, "applying changes of site a behind position 20")
@@ -331,7 +331,7 @@ func TestFailureStopsTheLinkAndKeepsThePosition(t *testing.T) {
 	if got := origin.confirmed("b"); got != 20 {
 		t.Errorf("confirmed is %d", got)
 	}
-	target.break_(nil)
+	target.fail(nil)
 	eventually(t, "the rest", func() bool { return target.at("a") == 40 })
 	if got := target.valuesOf("a"); !slices.Equal(got, []string{"good", "bad", "after it"}) {
 		t.Errorf("values %q", got)
