@@ -7,14 +7,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { pgserver.Main(m) }
 
 const (
 	d      = 9 * time.Second // lease; renewals every 3 s, the fence closes 900 ms before the deadline
