@@ -216,7 +216,7 @@ func (m *demo) sumUp(e *evidence, runs []switchRun) Switches {
 		}
 	}
 	var lengths []time.Duration
-	for _, p := range pausesOf(e.holds, handovers) {
+	for _, p := range pausesOf(e.holds, handovers, openingsOf(e.Evidence)) {
 		lengths = append(lengths, p.length())
 	}
 	out.WritePauseMS, out.TookMS = quantiles(lengths), quantiles(took)

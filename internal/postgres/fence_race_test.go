@@ -331,6 +331,9 @@ func (r *fenceRace) verdict() raceVerdict {
 				if err != nil {
 					return err
 				}
+				if _, ok := r.bucketOf[key]; !ok {
+					return fmt.Errorf("key %d is nobody's: %s", key, data)
+				}
 				written = append(written, key)
 			}
 		case raceBucket.MatchString(data):

@@ -214,6 +214,7 @@ func (p *planner) table(t TableSpec, k fenceKeyspace) {
 		add("the agent copies the table and applies changes to it",
 			fmt.Sprintf("GRANT %s ON %s TO %s", list, t.SQL(), role), fmt.Sprintf("REVOKE %s ON %s FROM %s", list, t.SQL(), role))
 	}
+	before := len(p.out)
 	if t.IdentityFull {
 		for _, r := range have.tree {
 			if r.identity != 'f' && r.kind != 'f' {
@@ -224,7 +225,18 @@ func (p *planner) table(t TableSpec, k fenceKeyspace) {
 	if t.Fenced() {
 		p.guards(t, k, have)
 	}
+	if len(p.out) > before && len(have.tree) > 1 {
+		p.out = slices.Insert(p.out, before, lockTree(t.String(), t.SQL()))
+	}
 }
+
+// lockTree comes before any change to a partitioned table. Statements that lock a partition first would wait for
+// writers that came through the root, while those wait for the partition.
+func lockTree(group, table string) Statement {
+	return Statement{Group: group, Reason: "in the order in which writers lock: first the table, then its partitions", SQL: lockTreeSQL(table)}
+}
+
+func lockTreeSQL(table string) string { return "LOCK TABLE " + table + " IN ACCESS EXCLUSIVE MODE" }
 
 func (p *planner) guards(t TableSpec, k fenceKeyspace, have *catalogTable) {
 	add := func(reason string, sql ...string) {
@@ -264,8 +276,13 @@ func (p *planner) leftovers() {
 			fenced[t.String()] = true
 		}
 	}
+	root := ""
 	for _, g := range p.cat.guarded {
 		if !fenced[g.root] {
+			if g.root != root {
+				root = g.root
+				p.add(lockTree(g.root, g.rootSQL))
+			}
 			p.add(Statement{Group: g.root, Reason: "the table is not fenced any more", SQL: dropTriggerSQL(g.sql, g.trigger)})
 		}
 	}

@@ -96,9 +96,13 @@ func removeGuards(ctx context.Context, c *pgx.Conn, log *slog.Logger) error {
 			n++
 		}
 		err := patiently(ctx, c, log, guards[0].root, func(tx pgx.Tx) error {
+			statements := []string{lockTreeSQL(guards[0].rootSQL)}
 			for _, g := range guards[:n] {
-				if _, err := tx.Exec(ctx, dropTriggerSQL(g.sql, g.trigger)); err != nil {
-					return err
+				statements = append(statements, dropTriggerSQL(g.sql, g.trigger))
+			}
+			for _, sql := range statements {
+				if _, err := tx.Exec(ctx, sql); err != nil {
+					return fmt.Errorf("%s: %w", sql, err)
 				}
 			}
 			return nil
