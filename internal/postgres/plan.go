@@ -23,6 +23,7 @@ type Deployment struct {
 	AgentRole  string // connects as the agent: applies changes, keeps the fence
 	Keyspaces  map[topo.KeyspaceID]topo.Keyspace
 	Tables     []TableSpec
+	Adopt      bool // the application writes here already, and no other site ever did: see Plan
 }
 
 // Statement is one step of installing. Consecutive statements of one group run in one transaction.
@@ -35,6 +36,9 @@ type Statement struct {
 
 // Plan lists, in order, what is missing in a database for its place in the deployment; nothing is executed. After
 // Apply of a plan the next one is empty.
+//
+// A fence that no agent has opened refuses every write. With Adopt it begins open, so that an application at work does
+// not notice. That is for the seed of a deployment that has never run: if another site owned any bucket, two would.
 func Plan(ctx context.Context, adminDSN string, d Deployment) ([]Statement, error) {
 	c, err := adminConnect(ctx, adminDSN)
 	if err != nil {
@@ -51,6 +55,7 @@ func Plan(ctx context.Context, adminDSN string, d Deployment) ([]Statement, erro
 	p.schema()
 	keyspaces := p.keyspaces()
 	p.grants()
+	p.adoption(keyspaces)
 	for _, t := range d.Tables {
 		p.table(t, keyspaces[t.Keyspace])
 	}
