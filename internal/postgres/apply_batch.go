@@ -13,7 +13,7 @@ import (
 
 // applyWorker owns the connection of one Run.
 type applyWorker struct {
-	*Apply
+	*Applier
 	s       *applySession // nil: connect first
 	applied func(change.Position, []change.Marker)
 	large   *largeTx
