@@ -203,7 +203,7 @@ func (tr *installTraffic) transaction(c *pgx.Conn, id int, hold float64) error {
 func (tr *installTraffic) awaitProgress(t *testing.T) {
 	t.Helper()
 	from := tr.added.Load()
-	eventually(t, "the traffic flows", func() bool { return tr.added.Load() > from+100 })
+	waitUntil(t, "the traffic flows", func() bool { return tr.added.Load() > from+100 })
 }
 
 func (tr *installTraffic) stop(t *testing.T) int64 {
@@ -340,7 +340,7 @@ func TestBusyTableIsTriedAgain(t *testing.T) {
 	// apply gives its lock request up and tries again: each of its tries is another lock request
 	w, other := s.connect(s.adminDSN), s.connect(s.appDSN)
 	seen := map[string]bool{}
-	eventually(t, "apply has tried three times", func() bool {
+	waitUntil(t, "apply has tried three times", func() bool {
 		var start *string
 		err := w.QueryRow(context.Background(), `SELECT max(waitstart)::text FROM pg_locks WHERE NOT granted AND relation = 'item'::regclass AND mode = 'ShareRowExclusiveLock'`).Scan(&start)
 		if err == nil && start != nil {
