@@ -92,8 +92,14 @@ func TestRolesAreKept(t *testing.T) {
 			return err
 		}, "operator-ann"},
 		{"ready", func(ctx context.Context, c *api.Client) error { _, err := c.Ready(ctx, api.ReadyRequest{}); return err }, "site-a site-b"},
-		{"close", func(ctx context.Context, c *api.Client) error { _, err := c.CloseBuckets(ctx, api.CloseRequest{Handover: "h"}); return err }, "site-a site-b"},
-		{"ack", func(ctx context.Context, c *api.Client) error { _, err := c.Ack(ctx, api.ViewAck{Gateway: "g1"}); return err }, "site-a"},
+		{"close", func(ctx context.Context, c *api.Client) error {
+			_, err := c.CloseBuckets(ctx, api.CloseRequest{Handover: "h"})
+			return err
+		}, "site-a site-b"},
+		{"ack", func(ctx context.Context, c *api.Client) error {
+			_, err := c.Ack(ctx, api.ViewAck{Gateway: "g1"})
+			return err
+		}, "site-a"},
 		{"view", func(ctx context.Context, c *api.Client) error {
 			seen := errors.New("a line came")
 			if err := c.View(ctx, "g1", func(api.ViewUpdate) error { return seen }); !errors.Is(err, seen) {
