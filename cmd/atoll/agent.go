@@ -17,7 +17,7 @@ answers operators and gateways. Run one per site, near its database.`,
 		Example: "  atoll agent --site a",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, _, err := c.loadFullSite(site)
+			s, here, err := c.loadFullSite(site)
 			if err != nil {
 				return err
 			}
@@ -25,7 +25,15 @@ answers operators and gateways. Run one per site, near its database.`,
 			if err != nil {
 				return err
 			}
-			return agent.Run(cmd.Context(), agent.Config{Spec: s, Site: topo.SiteID(site), Logger: log})
+			dsn, err := here.Database.DSN()
+			if err != nil {
+				return err
+			}
+			id, err := loadIdentity(s.PKI, siteCert(topo.SiteID(site)), s.Deployment)
+			if err != nil {
+				return err
+			}
+			return agent.Run(cmd.Context(), agent.Config{Spec: s, Site: topo.SiteID(site), DSN: dsn, Identity: id, Log: log})
 		},
 	}
 	siteFlag(cmd, &site)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/atollhq/atoll/internal/agent"
@@ -111,8 +112,12 @@ func (c *cli) target(site string) (*target, error) {
 	if t.adminDSN, err = here.Database.AdminDSN(); err != nil {
 		return nil, err
 	}
-	t.deployment, err = agent.Deployment(s, t.site, t.agentDSN)
-	return t, err
+	conf, err := pgx.ParseConfig(t.agentDSN)
+	if err != nil {
+		return nil, fmt.Errorf("the agent's DSN: %w", err)
+	}
+	t.deployment = agent.Deployment(s, t.site, conf.User)
+	return t, nil
 }
 
 func (t *target) plan(cmd *cobra.Command) ([]postgres.Statement, []postgres.Problem, error) {

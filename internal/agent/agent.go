@@ -36,23 +36,22 @@ import (
 
 // Config says which site's agent this is.
 type Config struct {
-	Spec   *spec.Spec
-	Site   topo.SiteID
-	DSN    string       // of the agent's role; empty: as the spec says
-	Ready  func()       // called when the API listens; may be nil
-	Logger *slog.Logger // nil discards
+	Spec     *spec.Spec
+	Site     topo.SiteID
+	DSN      string // of the agent's role
+	Identity *pki.Identity
+	Ready    func()       // called when the API listens; may be nil
+	Log      *slog.Logger // nil discards
 }
 
 // agent is one site's agent while it runs.
 type agent struct {
 	cfg         Config
 	site        topo.SiteID
-	dsn         string
 	tables      []postgres.TableSpec
 	incarnation string
 	previous    string // incarnation of an earlier run that is known to have ended
 	since       time.Time
-	identity    *pki.Identity
 	store       *store.Client
 	hub         *control.Hub
 	controller  *control.Controller
@@ -76,7 +75,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer unlock()
 	a.previous = previous
-	if a.store, err = store.Open(ctx, StoreConfig(cfg.Spec, cfg.Site, a.identity, a.log)); err != nil {
+	if a.store, err = store.Open(ctx, StoreConfig(cfg.Spec, cfg.Site, a.cfg.Identity, a.log)); err != nil {
 		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
 	}
 	defer a.store.Close()
@@ -103,8 +102,11 @@ func Run(ctx context.Context, cfg Config) error {
 func (a *agent) run(ctx context.Context, apiListener, linkListener net.Listener) error {
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopInner()
-	data := make(chan error, 1)
-	go func() { data <- a.keepDatabase(inner, linkListener) }() // joined below
+	data := make(chan struct{})
+	go func() { // joined below
+		defer close(data)
+		a.keepDatabase(inner, linkListener)
+	}()
 
 	outer, outerCtx := errgroup.WithContext(ctx)
 	outer.Go(func() error { return a.server().Serve(outerCtx, apiListener) })
@@ -119,9 +121,7 @@ func (a *agent) run(ctx context.Context, apiListener, linkListener net.Listener)
 		c.Close()
 	}
 	stopInner()
-	if dataErr := <-data; ctx.Err() == nil && errors.Is(err, context.Canceled) {
-		err = dataErr
-	}
+	<-data
 	a.log.Info("agent stopped", "cause", err)
 	return err
 }
@@ -134,27 +134,17 @@ func newAgent(cfg Config) (*agent, error) {
 	case site.Witness || site.Agent == nil || site.Database == nil:
 		return nil, errors.New("it is a witness: it has a store member and no agent; run `atoll store` there")
 	}
-	a := &agent{cfg: cfg, site: cfg.Site, dsn: cfg.DSN, tables: Tables(cfg.Spec), incarnation: uuid.NewString(), since: time.Now(),
-		hub: control.NewHub(), remote: map[topo.SiteID]*api.Client{}, log: cfg.Logger}
-	if a.log == nil {
-		a.log = slog.New(slog.DiscardHandler)
+	if self, isSite := cfg.Identity.Self().Site(); !isSite || self != cfg.Site {
+		return nil, fmt.Errorf("the certificate is of %s", cfg.Identity.Self())
 	}
-	a.log = a.log.With("site", cfg.Site)
-	var err error
-	if a.dsn == "" {
-		if a.dsn, err = site.Database.DSN(); err != nil {
-			return nil, err
-		}
-	}
-	if a.identity, err = pki.Load(cfg.Spec.PKI, "site-"+string(cfg.Site)); err != nil {
+	if err := cfg.Identity.CheckDeployment(cfg.Spec.Deployment); err != nil {
 		return nil, err
 	}
-	if err := a.identity.CheckDeployment(cfg.Spec.Deployment); err != nil {
-		return nil, err
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if self, _ := a.identity.Self().Site(); self != cfg.Site {
-		return nil, fmt.Errorf("the certificate site-%s is of %s", cfg.Site, a.identity.Self())
-	}
+	a := &agent{cfg: cfg, site: cfg.Site, tables: Tables(cfg.Spec), incarnation: uuid.NewString(), since: time.Now(),
+		hub: control.NewHub(), remote: map[topo.SiteID]*api.Client{}, log: cfg.Log.With("site", cfg.Site)}
 	return a, nil
 }
 
@@ -162,7 +152,7 @@ func newAgent(cfg Config) (*agent, error) {
 func (a *agent) connect() {
 	sites := map[topo.SiteID]control.Site{a.site: localSite{a}}
 	for _, other := range a.others() {
-		a.remote[other] = api.NewClient(APIAddr(a.cfg.Spec, a.site, other), a.identity.ClientTLS(other), nil)
+		a.remote[other] = api.NewClient(APIAddr(a.cfg.Spec, a.site, other), a.cfg.Identity.ClientTLS(other), nil)
 		sites[other] = a.remote[other]
 	}
 	a.controller = control.New(control.Config{Site: a.site, Incarnation: a.incarnation, Store: a.store, Sites: sites,
@@ -171,7 +161,7 @@ func (a *agent) connect() {
 
 func (a *agent) server() *control.Server {
 	return control.NewServer(control.ServerConfig{
-		Site: a.site, Identity: a.identity, Controller: a.controller, Hub: a.hub, Local: localSite{a},
+		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a},
 		Status: a.status, Deadline: a.deadline, Logger: a.log,
 	})
 }

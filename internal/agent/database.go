@@ -34,7 +34,7 @@ type database struct {
 // keepDatabase works with the database until ctx ends. A database that is away, not prepared or the wrong one is tried
 // again: the agent never ends because of it, and the lease is not renewed meanwhile. ln is for links; it is closed at
 // the end.
-func (a *agent) keepDatabase(ctx context.Context, ln net.Listener) error {
+func (a *agent) keepDatabase(ctx context.Context, ln net.Listener) {
 	defer func() {
 		if ln != nil {
 			_ = ln.Close()
@@ -51,7 +51,7 @@ func (a *agent) keepDatabase(ctx context.Context, ln net.Listener) error {
 	for {
 		err := a.withDatabase(ctx, links)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 		text := err.Error()
 		a.why.Store(&text)
@@ -69,12 +69,12 @@ func (a *agent) keepDatabase(ctx context.Context, ln net.Listener) error {
 // withDatabase is the scope of everything that has the database. It returns when ctx ends or a part fails; nothing of
 // it runs any more then.
 func (a *agent) withDatabase(ctx context.Context, links func() (net.Listener, error)) error {
-	fence, err := postgres.OpenFence(ctx, a.dsn, a.site)
+	fence, err := postgres.OpenFence(ctx, a.cfg.DSN, a.site)
 	if err != nil {
 		return err
 	}
 	defer fence.Close()
-	rec := &recorded{dsn: a.dsn}
+	rec := &recorded{dsn: a.cfg.DSN}
 	defer rec.close()
 	applied, err := replicate.LoadApplied(ctx, a.site, rec)
 	if err != nil {
@@ -82,7 +82,7 @@ func (a *agent) withDatabase(ctx context.Context, links func() (net.Listener, er
 	}
 	policy := a.cfg.Spec.Policies.Lease
 	keeper, err := lease.New(lease.Config{Site: a.site, Store: a.store, Fence: fence, Duration: policy.Duration, Margin: policy.Margin,
-		Incarnation: a.incarnation, Previous: a.previous, Logger: a.log})
+		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -119,12 +119,12 @@ func (a *agent) others() []topo.SiteID {
 
 func (a *agent) serving(db *database) *replicate.Serve {
 	return &replicate.Serve{
-		Site: a.site, Deployment: a.cfg.Spec.Deployment, Identity: a.identity, Applied: db.applied, Logger: a.log,
+		Site: a.site, Deployment: a.cfg.Spec.Deployment, Identity: a.cfg.Identity, Applied: db.applied, Logger: a.log,
 		Open: func(ctx context.Context, target topo.SiteID) (replicate.Source, error) {
 			if !slices.Contains(a.others(), target) {
 				return nil, fmt.Errorf("site %s is not in the spec of site %s, or has no database", target, a.site)
 			}
-			return opened(postgres.OpenCapture(ctx, postgres.CaptureConfig{DSN: a.dsn, Site: a.site, Target: target,
+			return opened(postgres.OpenCapture(ctx, postgres.CaptureConfig{DSN: a.cfg.DSN, Site: a.site, Target: target,
 				Deployment: a.cfg.Spec.Deployment, Tables: a.tables, Keyspaces: a.cfg.Spec.KeyspaceTable(), Logger: a.log}))
 		},
 		Says: func() link.Statement {
@@ -147,11 +147,11 @@ func opened(c *postgres.Capture, err error) (replicate.Source, error) {
 
 func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
 	return &replicate.Follow{
-		Site: a.site, Origin: origin, Deployment: a.cfg.Spec.Deployment, Addr: LinkAddr(a.cfg.Spec, a.site, origin), Identity: a.identity,
+		Site: a.site, Origin: origin, Deployment: a.cfg.Spec.Deployment, Addr: LinkAddr(a.cfg.Spec, a.site, origin), Identity: a.cfg.Identity,
 		CopyFrom: origin == a.cfg.Spec.Seed, Applied: db.applied, Logger: a.log,
 		Others: slices.DeleteFunc(a.others(), func(s topo.SiteID) bool { return s == origin }),
 		Open: func(ctx context.Context) (replicate.Sink, error) {
-			sink, err := postgres.OpenApply(ctx, postgres.ApplyConfig{DSN: a.dsn, Site: a.site, Origin: origin, Tables: a.tables, Logger: a.log})
+			sink, err := postgres.OpenApply(ctx, postgres.ApplyConfig{DSN: a.cfg.DSN, Site: a.site, Origin: origin, Tables: a.tables, Logger: a.log})
 			if err != nil {
 				return nil, err
 			}

@@ -91,7 +91,7 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 	}
 	for _, origin := range sortedKeys(db.follows) {
 		st := db.follows[origin].State()
-		l := api.LinkStatus{Origin: origin, Target: a.site, Connected: st.Phase == replicate.Streaming || st.Phase == replicate.Copying,
+		l := api.LinkStatus{Origin: origin, Target: a.site, Connected: st.Phase == replicate.Streaming, State: string(st.Phase),
 			Position: uint64(st.Position), LagMS: -1}
 		if st.LagKnown {
 			l.LagMS = st.Lag.Milliseconds()
@@ -174,7 +174,7 @@ func problems(st api.Status) []string {
 		}
 		for _, l := range s.Links {
 			if !l.Connected && l.Target == s.Site {
-				add("site %s: no changes come from %s: %s", s.Site, l.Origin, orNone(l.Error))
+				add("site %s: no changes come from %s (%s): %s", s.Site, l.Origin, l.State, orNone(l.Error))
 			}
 		}
 	}

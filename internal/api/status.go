@@ -80,7 +80,8 @@ type DatabaseStatus struct {
 type LinkStatus struct {
 	Origin    topo.SiteID `json:"origin"`
 	Target    topo.SiteID `json:"target"`
-	Connected bool        `json:"connected"`
+	Connected bool        `json:"connected"`          // and changes come
+	State     string      `json:"state,omitempty"`    // at the target: connecting, copying, streaming, retrying
 	Position  uint64      `json:"position,omitempty"` // applied at the target
 	LagMS     int64       `json:"lag_ms"`             // at the target; -1 is unknown
 	Error     string      `json:"error,omitempty"`

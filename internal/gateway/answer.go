@@ -31,7 +31,7 @@ func (x *exchange) mark(h http.Header, site topo.SiteID, epoch topo.Epoch) {
 		return
 	}
 	h[hGateway] = []string{x.g.name}
-	h[hView] = []string{x.g.views.load().version().String()}
+	h[hView] = []string{x.g.views.load().label}
 	if !x.held.since.IsZero() {
 		h[hHeld] = []string{strconv.FormatInt(max(x.held.total.Milliseconds(), 1), 10)}
 	}
@@ -90,7 +90,7 @@ func (x *exchange) misdirect(reason route.Reason, d route.Decision) step {
 	h := x.w.Header()
 	h[hOwner] = []string{string(d.Slot.Owner)}
 	h[hEpoch] = []string{strconv.FormatUint(uint64(d.Slot.Epoch), 10)}
-	h[hView] = []string{x.g.views.load().version().String()}
+	h[hView] = []string{x.g.views.load().label}
 	h[hReason] = []string{string(reason)}
 	h["Cache-Control"] = []string{"no-store"}
 	x.status = http.StatusMisdirectedRequest

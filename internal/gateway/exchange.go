@@ -284,14 +284,14 @@ func (x *exchange) forward(snap *snapshot, d route.Decision) step {
 	resp, err := transport.RoundTrip(out)
 	leave()
 	if err != nil {
-		x.g.metrics.forwards(d.Site, "error").Inc()
+		x.g.metrics.forwards[d.Site].failed.Inc()
 		return x.failed(err, reasonPeerDown, len(p.addrs) > 1)
 	}
 	if resp.StatusCode == http.StatusMisdirectedRequest && resp.Header.Get(hReason) != "" {
-		x.g.metrics.forwards(d.Site, "misdirected").Inc()
+		x.g.metrics.forwards[d.Site].misdirected.Inc()
 		return x.rerouted(resp, snap)
 	}
-	x.g.metrics.forwards(d.Site, "answered").Inc()
+	x.g.metrics.forwards[d.Site].answered.Inc()
 	site, epoch, reason := resp.Header.Get(hSite), resp.Header.Get(hEpoch), resp.Header.Get(hReason)
 	stripOurs(resp.Header)
 	if reason != "" {

@@ -182,6 +182,9 @@ func kick(c chan struct{}) {
 
 func (g *Gateway) bind() (err error) {
 	l := g.conf.Listen
+	if _, _, err := net.SplitHostPort(l.Users); err != nil {
+		return fmt.Errorf("listen address %q: want ip:port", l.Users)
+	}
 	if l.TLS == nil && !l.Plaintext && !isLoopback(l.Users) {
 		return fmt.Errorf("listen address %s is not loopback; give it a certificate (tls), or say plaintext: true if something before it ends TLS", l.Users)
 	}

@@ -13,7 +13,7 @@ type metrics struct {
 	routes      map[string]routeMetrics
 	refused     map[route.Reason]prometheus.Counter
 	holdEnded   map[holdEnd]prometheus.Counter
-	forwardsVec *prometheus.CounterVec
+	forwards    map[topo.SiteID]forwardMetrics
 	misdirected prometheus.Counter
 	fenced      prometheus.Counter
 	retries     prometheus.Counter
@@ -21,6 +21,9 @@ type metrics struct {
 	streams     prometheus.Counter
 	badLines    prometheus.Counter
 }
+
+// forwardMetrics counts requests that were sent to another site's gateways.
+type forwardMetrics struct{ answered, misdirected, failed prometheus.Counter }
 
 type routeMetrics struct {
 	seconds prometheus.Observer
@@ -33,6 +36,7 @@ func newMetrics(g *Gateway) *metrics {
 		routes:    make(map[string]routeMetrics),
 		refused:   make(map[route.Reason]prometheus.Counter),
 		holdEnded: make(map[holdEnd]prometheus.Counter),
+		forwards:  make(map[topo.SiteID]forwardMetrics),
 	}
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "atoll_gateway_" + name, Help: help})
@@ -53,7 +57,11 @@ func newMetrics(g *Gateway) *metrics {
 	m.clientGone = counter("client_gone_total", "Requests whose client went away before the answer.")
 	m.streams = counter("view_streams_total", "View streams begun.")
 	m.badLines = counter("view_lines_refused_total", "Lines of a view stream that were refused.")
-	m.forwardsVec = vec("forwards_total", "Requests sent to another site's gateways, by result.", "site", "result")
+	forwards := vec("forwards_total", "Requests sent to another site's gateways, by result.", "site", "result")
+	for site := range g.upstreams.peers {
+		of := func(result string) prometheus.Counter { return forwards.WithLabelValues(string(site), result) }
+		m.forwards[site] = forwardMetrics{of("answered"), of("misdirected"), of("failed")}
+	}
 
 	refused := vec("refused_total", "Requests that the gateway answered itself, by reason.", "reason")
 	for reason := range refusals {
@@ -86,8 +94,4 @@ func (m *metrics) addRoutes(routes []*route.Route, requests *prometheus.CounterV
 		}
 		m.routes[r.Name] = rm
 	}
-}
-
-func (m *metrics) forwards(site topo.SiteID, result string) prometheus.Counter {
-	return m.forwardsVec.WithLabelValues(string(site), result)
 }

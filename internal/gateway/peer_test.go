@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -265,4 +267,81 @@ func TestStreamsBothWaysThroughTwoGateways(t *testing.T) {
 	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) > 0 || resp.Trailer.Get("X-End") != "yes" {
 		t.Fatalf("rest %q, %v, trailer %v", rest, err, resp.Trailer)
 	}
+}
+
+// pausable passes TCP on until it is paused; then bytes of both directions stay where they are, as on a cut path.
+type pausable struct {
+	net.Listener
+	to string
+	mu sync.RWMutex // held for reading while bytes move
+	wg sync.WaitGroup
+}
+
+func newPausable(t testing.TB, to string) *pausable {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must0(err)
+	p := &pausable{Listener: l, to: to}
+	p.wg.Go(p.accept)
+	t.Cleanup(func() { l.Close(); p.wg.Wait() })
+	return p
+}
+
+func (p *pausable) accept() {
+	for {
+		in, err := p.Accept()
+		if err != nil {
+			return
+		}
+		out, err := net.Dial("tcp", p.to)
+		if err != nil {
+			in.Close()
+			continue
+		}
+		p.wg.Go(func() { p.copy(in, out) })
+		p.wg.Go(func() { p.copy(out, in) })
+	}
+}
+
+func (p *pausable) copy(to, from net.Conn) {
+	defer to.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		p.mu.RLock()
+		_, werr := to.Write(buf[:n])
+		p.mu.RUnlock()
+		if err != nil || werr != nil {
+			return
+		}
+	}
+}
+
+// The path to the owner is cut without a word: requests end with an error in bounded time, and go through again soon
+// after it is healed.
+func TestCutPath(t *testing.T) {
+	t.Parallel()
+	a := newSite(t, "a", echo("a"))
+	a.start(t, a.config())
+	path := newPausable(t, a.gw.PeerAddr())
+	b := newSite(t, "b", echo("b"))
+	conf := b.config()
+	conf.Peers = map[topo.SiteID][]string{"a": {path.Addr().String()}}
+	b.start(t, conf)
+	publish(half(), 1, a, b)
+	a.ready(t, 1)
+	b.ready(t, 1)
+	c := newClient(t)
+	want(t, do(t, c, "POST", b.url("/users"), keyIn(0), "x"), 200, "")
+	path.mu.Lock()
+	start := time.Now()
+	first := do(t, c, "POST", b.url("/users"), keyIn(0), "x")
+	if first.status < 500 || time.Since(start) > 2*(peerPing+peerPingTimeout+dialTimeout) {
+		t.Errorf("%s after %s", first, time.Since(start))
+	}
+	want(t, do(t, c, "GET", b.url("/users"), keyIn(0), ""), 503, reasonPeerDown)
+	want(t, do(t, c, "POST", b.url("/users"), keyIn(9), "x"), 200, "")
+	path.mu.Unlock()
+	healed := time.Now()
+	eventually(t, "healed", func() bool { return do(t, c, "POST", b.url("/users"), keyIn(0), "x").status == 200 })
+	t.Logf("error after %s, healed after %s", healed.Sub(start), time.Since(healed))
 }

@@ -187,6 +187,7 @@ func TestBadConfigurations(t *testing.T) {
 	base := (&site{id: "a", agent: newTestAgent(t), app: newSite(t, "a", echo("a")).app, log: &lockedBuffer{}}).config()
 	for want, edit := range map[string]func(*Config){
 		"choose another address":       func(c *Config) { c.Listen.Users = taken.Addr().String() },
+		"want ip:port":                 func(c *Config) { c.Listen.Users = "" },
 		"peer address: listen":         func(c *Config) { c.Listen.Peer = taken.Addr().String() },
 		"plaintext: true":              func(c *Config) { c.Listen.Users = "0.0.0.0:0" },
 		"mutual TLS only":              func(c *Config) { c.PeerTLS = nil },

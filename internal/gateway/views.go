@@ -16,10 +16,11 @@ import (
 type snapshot struct {
 	site   *route.Site   // nil before the first view
 	opened uint64        // the site's fence is known to be open for the views up to this version
+	label  string        // the view's version as headers carry it
 	next   chan struct{} // closed when a newer snapshot is current
 }
 
-// version is the view's generation and version as headers carry it.
+// version is the view's generation and version, zeros without a view.
 func (s *snapshot) version() viewVersion {
 	if s.site == nil {
 		return viewVersion{}
@@ -54,7 +55,7 @@ type views struct {
 
 func newViews(here topo.SiteID, changed func(*snapshot, time.Time)) *views {
 	v := &views{here: here, changed: changed}
-	v.current.Store(&snapshot{next: make(chan struct{})})
+	v.current.Store(&snapshot{next: make(chan struct{}), label: viewVersion{}.String()})
 	return v
 }
 
@@ -103,7 +104,7 @@ func (v *views) apply(view *topo.View, opened uint64, own bool) error {
 }
 
 func (v *views) swapLocked(next *snapshot) {
-	next.next = make(chan struct{})
+	next.next, next.label = make(chan struct{}), next.version().String()
 	at := time.Now()
 	old := v.current.Swap(next)
 	close(old.next)

@@ -226,7 +226,7 @@ func readGuarded(ctx context.Context, c *pgx.Conn) ([]catalogGuard, error) {
 func (cat *catalog) readPublication(ctx context.Context, c *pgx.Conn) error {
 	rows, err := c.Query(ctx, `SELECT coalesce(n.nspname, ''), coalesce(r.relname, '') FROM pg_publication p
 		LEFT JOIN (pg_publication_rel x JOIN pg_class r ON r.oid = x.prrelid JOIN pg_namespace n ON n.oid = r.relnamespace) ON x.prpubid = p.oid
-		WHERE p.pubname = $1 ORDER BY 1, 2`, installPublication)
+		WHERE p.pubname = $1 ORDER BY 1, 2`, PublicationName)
 	if err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func (r *fenceRace) write(ctx context.Context, rnd *rand.Rand) {
 	defer closeConn(c)
 	for ctx.Err() == nil {
 		err := r.transaction(c, rnd)
-		switch code := pgCode(err); {
+		switch code := sqlState(err); {
 		case err == nil:
 			r.committed.Add(1)
 			continue

@@ -426,7 +426,7 @@ func TestWritersThatRemain(t *testing.T) {
 		_, err := s.fence.CloseBuckets(context.Background(), order)
 		done <- err
 	}()
-	eventually(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(b) })
+	waitUntil(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(b) })
 	mustExec(t, c, "PREPARE TRANSACTION 'gid '' 1'")
 	select {
 	case err := <-done:
@@ -529,7 +529,7 @@ func TestRestrict(t *testing.T) {
 		_, err := s.fence.CloseBuckets(context.Background(), CloseOrder{Handover: "h1", Keyspace: "users", Buckets: []topo.EpochSpan{{First: 31, Last: 32, Epoch: 1}}, Bound: 500 * time.Millisecond})
 		done <- err
 	}()
-	eventually(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(31) })
+	waitUntil(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(31) })
 	if err := old.Restrict(ctx, map[topo.KeyspaceID]topo.Spans{"users": {{First: 32, Last: 32}}}); err != nil {
 		t.Fatal(err)
 	}
@@ -557,7 +557,7 @@ func TestCloseInterrupted(t *testing.T) {
 		_, err := s.fence.CloseBuckets(ctx, order)
 		done <- err
 	}()
-	eventually(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(0) })
+	waitUntil(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(0) })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)

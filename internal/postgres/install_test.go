@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/topo"
@@ -116,7 +117,7 @@ func TestApplyAndRemoveUnderTraffic(t *testing.T) {
 	}
 	traffic.awaitProgress(t)
 
-	s.exec(s.agentDSN, "SELECT pg_create_logical_replication_slot('atoll_shop_b', 'pgoutput')", "SELECT pg_replication_origin_create('atoll_far_"+s.db+"')",
+	s.exec(s.agentDSN, "SELECT pg_create_logical_replication_slot('atoll_shop_"+s.db[:3]+"_x', 'pgoutput')", "SELECT pg_replication_origin_create('atoll_far_"+s.db+"')",
 		"INSERT INTO atoll.progress (origin, position) VALUES ('far_"+s.db+"', 1)")
 	s.fence.Close()
 	if err := Remove(ctx, s.adminDSN, testLog(t)); err != nil {
@@ -188,7 +189,7 @@ func (tr *installTraffic) transaction(c *pgx.Conn, id int, hold float64) error {
 		_, err := tx.Exec(context.Background(), "SELECT pg_sleep($1)", hold+0.002)
 		return err
 	})
-	switch pgCode(err) {
+	switch sqlState(err) {
 	case CodeNotOwned, CodeLeaseRunOut: // between apply and the first opening
 		return nil
 	}
@@ -202,7 +203,7 @@ func (tr *installTraffic) transaction(c *pgx.Conn, id int, hold float64) error {
 func (tr *installTraffic) awaitProgress(t *testing.T) {
 	t.Helper()
 	from := tr.added.Load()
-	eventually(t, "the traffic flows", func() bool { return tr.added.Load() > from+100 })
+	waitUntil(t, "the traffic flows", func() bool { return tr.added.Load() > from+100 })
 }
 
 func (tr *installTraffic) stop(t *testing.T) int64 {
@@ -294,7 +295,8 @@ func TestPlanFollowsTheSpec(t *testing.T) {
 func TestRemoveRefusesWhileAnAgentRuns(t *testing.T) {
 	t.Parallel()
 	s := newInstalledSite(t)
-	s.exec(s.agentDSN, "SELECT pg_create_logical_replication_slot('atoll_shop_"+s.db[:3]+"', 'pgoutput')")
+	slot := SlotName("shop", topo.SiteID(s.db[:3])) // a name that no other test's database uses
+	s.exec(s.agentDSN, "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
 	config, err := pgx.ParseConfig(s.agentDSN)
 	if err != nil {
 		t.Fatal(err)
@@ -305,15 +307,18 @@ func TestRemoveRefusesWhileAnAgentRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closeConn(walsender)
-	sql := fmt.Sprintf(`START_REPLICATION SLOT atoll_shop_%s LOGICAL 0/0 (proto_version '1', publication_names 'atoll')`, s.db[:3])
-	mr := walsender.PgConn().Exec(t.Context(), sql)
-	defer mr.Close()
-	go mr.NextResult() // the stream begins
-	c := s.connect(s.adminDSN)
-	eventually(t, "the slot is in use", func() (is bool) {
-		err := c.QueryRow(context.Background(), "SELECT active FROM pg_replication_slots WHERE slot_name = $1", "atoll_shop_"+s.db[:3]).Scan(&is)
-		return err == nil && is
-	})
+	wire := walsender.PgConn().Frontend()
+	wire.SendQuery(&pgproto3.Query{String: fmt.Sprintf(`START_REPLICATION SLOT %s LOGICAL 0/0 (proto_version '1', publication_names 'atoll')`, slot)})
+	if err := wire.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for began := false; !began; {
+		msg, err := walsender.PgConn().ReceiveMessage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, began = msg.(*pgproto3.CopyBothResponse)
+	}
 	if err := Remove(t.Context(), s.adminDSN, testLog(t)); err == nil || !strings.Contains(err.Error(), "stop the site's agent first") {
 		t.Errorf("got %v", err)
 	}
@@ -335,7 +340,7 @@ func TestBusyTableIsTriedAgain(t *testing.T) {
 	// apply gives its lock request up and tries again: each of its tries is another lock request
 	w, other := s.connect(s.adminDSN), s.connect(s.appDSN)
 	seen := map[string]bool{}
-	eventually(t, "apply has tried three times", func() bool {
+	waitUntil(t, "apply has tried three times", func() bool {
 		var start *string
 		err := w.QueryRow(context.Background(), `SELECT max(waitstart)::text FROM pg_locks WHERE NOT granted AND relation = 'item'::regclass AND mode = 'ShareRowExclusiveLock'`).Scan(&start)
 		if err == nil && start != nil {

@@ -13,9 +13,6 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-// installPublication is the publication that carries all published tables and the fence's own words.
-const installPublication = "atoll"
-
 // Deployment is what the spec says of one site's database.
 type Deployment struct {
 	Deployment string
@@ -97,7 +94,7 @@ func (p *planner) fits() error {
 	in := p.cat.install
 	switch {
 	case in == nil && p.cat.published != nil:
-		return fmt.Errorf("a publication named %s exists already and is not Atoll's; drop or rename it", installPublication)
+		return fmt.Errorf("a publication named %s exists already and is not Atoll's; drop or rename it", PublicationName)
 	case in == nil:
 		return nil
 	}
@@ -301,7 +298,7 @@ func (p *planner) publication() {
 	}
 	if p.cat.published == nil {
 		p.add(Statement{Group: "publication", Reason: "what other sites receive: these tables and the fence's own words",
-			SQL: "CREATE PUBLICATION " + installPublication + " FOR TABLE " + strings.Join(want, ", ") + " WITH (publish_via_partition_root = true)"})
+			SQL: "CREATE PUBLICATION " + PublicationName + " FOR TABLE " + strings.Join(want, ", ") + " WITH (publish_via_partition_root = true)"})
 		return
 	}
 	var missing, extra []string
@@ -317,11 +314,11 @@ func (p *planner) publication() {
 	}
 	if len(missing) > 0 {
 		p.add(Statement{Group: "publication", Reason: "newly published tables",
-			SQL: "ALTER PUBLICATION " + installPublication + " ADD TABLE " + strings.Join(missing, ", ")})
+			SQL: "ALTER PUBLICATION " + PublicationName + " ADD TABLE " + strings.Join(missing, ", ")})
 	}
 	if len(extra) > 0 {
 		p.add(Statement{Group: "publication", Reason: "tables that are not published any more",
-			SQL: "ALTER PUBLICATION " + installPublication + " DROP TABLE " + strings.Join(extra, ", ")})
+			SQL: "ALTER PUBLICATION " + PublicationName + " DROP TABLE " + strings.Join(extra, ", ")})
 	}
 }
 

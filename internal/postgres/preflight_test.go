@@ -21,7 +21,7 @@ type preflightCase struct {
 	also     func(p []Problem) bool // checks the whole list
 }
 
-func keyed(name, key string) TableSpec {
+func keyedTable(name, key string) TableSpec {
 	return TableSpec{Schema: "public", Name: name, Kind: topo.Keyed, Keyspace: "users", Key: key}
 }
 
@@ -46,27 +46,27 @@ var preflightCases = []preflightCase{
 	{name: "somebody else's table", admin: "ALTER TABLE seat OWNER TO {app}", change: asOwner, what: "table public.seat belongs to", do: "run: GRANT {app}", also: withOrigins},
 	{name: "the agent's own table", admin: "ALTER TABLE seat OWNER TO {agent}", what: "cascades into it would pass the fence", do: "OWNER TO"},
 	{name: "row security", ddl: "ALTER TABLE item ENABLE ROW LEVEL SECURITY", what: "row security", do: "BYPASSRLS"},
-	{name: "no table", tables: []TableSpec{keyed("gone", "id")}, what: "table public.gone does not exist", do: "create it"},
-	{name: "no primary key", ddl: "CREATE TABLE bare (id bigint NOT NULL)", tables: []TableSpec{keyed("bare", "id")},
+	{name: "no table", tables: []TableSpec{keyedTable("gone", "id")}, what: "table public.gone does not exist", do: "create it"},
+	{name: "no primary key", ddl: "CREATE TABLE bare (id bigint NOT NULL)", tables: []TableSpec{keyedTable("bare", "id")},
 		what: "table public.bare has no primary key", do: "append_only"},
-	{name: "key outside the replica identity", ddl: "CREATE TABLE pair (id bigint PRIMARY KEY, customer bigint NOT NULL)", tables: []TableSpec{keyed("pair", "customer")},
+	{name: "key outside the replica identity", ddl: "CREATE TABLE pair (id bigint PRIMARY KEY, customer bigint NOT NULL)", tables: []TableSpec{keyedTable("pair", "customer")},
 		what: "column customer of table public.pair is outside its replica identity", do: "part of the primary key"},
-	{name: "key only included in the primary key's index", ddl: "CREATE TABLE pair (id bigint, customer bigint NOT NULL, PRIMARY KEY (id) INCLUDE (customer))", tables: []TableSpec{keyed("pair", "customer")},
+	{name: "key only included in the primary key's index", ddl: "CREATE TABLE pair (id bigint, customer bigint NOT NULL, PRIMARY KEY (id) INCLUDE (customer))", tables: []TableSpec{keyedTable("pair", "customer")},
 		what: "outside its replica identity", do: "part of the primary key"},
 	{name: "key outside a partition's replica identity", ddl: "ALTER TABLE part_1 REPLICA IDENTITY NOTHING", what: "id of table public.part_1 is outside", do: "identity: full"},
-	{name: "no key column", tables: []TableSpec{keyed("item", "customer")}, what: `no column "customer"`, do: "correct the key"},
-	{name: "key of another form", ddl: "CREATE TABLE word (id text PRIMARY KEY)", tables: []TableSpec{keyed("word", "id")}, what: "of type text; keyspace users hashes keys as integer", do: "(to text)"},
-	{name: "key of a form that has many spellings", ddl: "CREATE TABLE num (id numeric PRIMARY KEY)", tables: []TableSpec{keyed("num", "id")}, what: "of type numeric", do: "smallint or integer or bigint"},
+	{name: "no key column", tables: []TableSpec{keyedTable("item", "customer")}, what: `no column "customer"`, do: "correct the key"},
+	{name: "key of another form", ddl: "CREATE TABLE word (id text PRIMARY KEY)", tables: []TableSpec{keyedTable("word", "id")}, what: "of type text; keyspace users hashes keys as integer", do: "(to text)"},
+	{name: "key of a form that has many spellings", ddl: "CREATE TABLE num (id numeric PRIMARY KEY)", tables: []TableSpec{keyedTable("num", "id")}, what: "of type numeric", do: "smallint or integer or bigint"},
 	{name: "key that may be null", ddl: "CREATE TABLE maybe (id bigint UNIQUE)", what: "may be null", do: "SET NOT NULL",
 		tables: []TableSpec{{Schema: "public", Name: "maybe", Kind: topo.Keyed, Keyspace: "users", Key: "id", IdentityFull: true}}},
 	{name: "key without one spelling", admin: "CREATE COLLATION lax (provider = icu, locale = 'und-u-ks-level2', deterministic = false)", ddl: "CREATE TABLE lax (id text COLLATE lax PRIMARY KEY)",
-		tables: []TableSpec{keyed("lax", "id")}, what: "nondeterministic collation", do: "deterministic", change: func(s *fenceSite) {
+		tables: []TableSpec{keyedTable("lax", "id")}, what: "nondeterministic collation", do: "deterministic", change: func(s *fenceSite) {
 			s.d.Keyspaces = map[topo.KeyspaceID]topo.Keyspace{"users": {Buckets: 64, Hash: topo.HashMD5, Key: topo.TextKey}}
 		}},
-	{name: "a view", ddl: "CREATE VIEW seen AS SELECT * FROM item", tables: []TableSpec{keyed("seen", "id")}, what: "is not a table", do: "tables behind it"},
-	{name: "a partition", tables: []TableSpec{keyed("part_0", "id")}, what: "is a partition", do: "partitioned table itself"},
-	{name: "inheritance", ddl: "CREATE TABLE heir () INHERITS (item)", tables: []TableSpec{keyed("item", "id")}, what: "children by inheritance", do: "partitioned"},
-	{name: "an unlogged table", ddl: "ALTER TABLE item SET UNLOGGED", tables: []TableSpec{keyed("item", "id")}, what: "no change stream", do: "SET LOGGED"},
+	{name: "a view", ddl: "CREATE VIEW seen AS SELECT * FROM item", tables: []TableSpec{keyedTable("seen", "id")}, what: "is not a table", do: "tables behind it"},
+	{name: "a partition", tables: []TableSpec{keyedTable("part_0", "id")}, what: "is a partition", do: "partitioned table itself"},
+	{name: "inheritance", ddl: "CREATE TABLE heir () INHERITS (item)", tables: []TableSpec{keyedTable("item", "id")}, what: "children by inheritance", do: "partitioned"},
+	{name: "an unlogged table", ddl: "ALTER TABLE item SET UNLOGGED", tables: []TableSpec{keyedTable("item", "id")}, what: "no change stream", do: "SET LOGGED"},
 	{name: "an undeclared keyspace", tables: []TableSpec{{Schema: "public", Name: "item", Kind: topo.Keyed, Keyspace: "people", Key: "id"}}, what: `keyspace "people"`, do: "declare it"},
 	{name: "a foreign schema of our name", admin: "CREATE SCHEMA atoll", what: "a schema named atoll", do: "drop or rename"},
 	{name: "a foreign publication of our name", admin: "CREATE PUBLICATION atoll", what: "a publication named atoll", do: "drop or rename"},

@@ -50,6 +50,12 @@ func TestWaitMarker(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		}
+		// One that has come needs no look into the database.
+		db.mu.Lock()
+		if _, err := a.WaitMarker(t.Context(), "a", "x"); err != nil {
+			t.Error(err)
+		}
+		db.mu.Unlock()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if _, err := a.WaitMarker(ctx, "a", "never"); !errors.Is(err, context.DeadlineExceeded) {
@@ -110,4 +116,27 @@ func TestEverywhere(t *testing.T) {
 	if got := a.everywhere("a", []topo.SiteID{"c", "d"}); got != 7 {
 		t.Errorf("the least is %d", got)
 	}
+}
+
+func TestDatabaseThatWentBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, err := LoadApplied(t.Context(), "b", newTarget(t, "b"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.advance("a", 50, []change.Marker{{Kind: change.MarkerClosed, Site: "a", Handover: "h"}})
+		a.advance("c", 9, nil)
+		if err := a.reload(t.Context(), "a", 40); err != nil {
+			t.Fatal(err)
+		}
+		if v := a.Vector(); v["a"] != 40 || v["c"] != 9 {
+			t.Errorf("vector %v", v)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if m, err := a.WaitMarker(ctx, "a", "h"); err == nil {
+			t.Errorf("marker %v is said to be here", m)
+		}
+	})
 }

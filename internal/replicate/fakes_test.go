@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -167,7 +168,7 @@ func newTarget(t testing.TB, site topo.SiteID) *targetDB {
 	return db
 }
 
-func (db *targetDB) break_(err error) {
+func (db *targetDB) fail(err error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.mu.broken = err
@@ -231,7 +232,7 @@ func (s *sink) Copy(ctx context.Context, next func(context.Context) (change.Copy
 			return err
 		}
 		if !c.Done {
-			values = append(values, linesOf(c.Data)...)
+			values = append(values, strings.Split(strings.TrimSuffix(string(c.Data), "\n"), "\n")...)
 			continue
 		}
 		s.db.mu.Lock()
@@ -320,11 +321,3 @@ func (s *sink) commit(parts []change.Tx) ([]change.Marker, error) {
 }
 
 func (s *sink) Close() error { return nil }
-
-func linesOf(data []byte) []string {
-	var out []string
-	for line := range slicesLines(data) {
-		out = append(out, line)
-	}
-	return out
-}

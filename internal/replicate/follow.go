@@ -129,13 +129,13 @@ func (f *Follow) attempt(ctx context.Context) error {
 	if err != nil {
 		return &dataError{fmt.Errorf("this site's database: %w", err)}
 	}
+	if err := f.recorded(ctx, progress.Position); err != nil {
+		return &dataError{err}
+	}
 	hello := link.Hello{Deployment: f.Deployment, Site: f.Site, Origin: f.Origin, Vector: f.Applied.Vector()}
 	switch {
 	case progress.Known:
 		hello.Start, hello.Position, hello.Epochs = link.StartResume, progress.Position, progress.Epochs
-		if err := f.recorded(ctx, progress.Position); err != nil {
-			return &dataError{err}
-		}
 	case f.CopyFrom:
 		hello.Start = link.StartCopy
 	default:
@@ -178,7 +178,7 @@ func (f *Follow) stream(ctx context.Context, in *link.Inbound, sink Sink, from c
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	wg.Go(func() { in.Run(ctx) }) // why it ended comes out of NextTx, behind what had arrived
+	wg.Go(func() { f.enter(Finishing, in.Run(ctx)) }) // feed learns the same from NextTx, behind what had arrived
 	txs := make(chan change.Tx, ahead)
 	fed := make(chan struct{})
 	wg.Go(func() {

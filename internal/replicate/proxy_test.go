@@ -1,22 +1,10 @@
 package replicate
 
 import (
-	"bytes"
-	"iter"
 	"net"
 	"sync"
 	"testing"
 )
-
-func slicesLines(data []byte) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for line := range bytes.Lines(data) {
-			if !yield(string(bytes.TrimSuffix(line, []byte("\n")))) {
-				return
-			}
-		}
-	}
-}
 
 // path is a network path that a test can stall, cut and reset: a proxy on loopback.
 type path struct {
@@ -80,11 +68,11 @@ func (p *path) pump(from, to net.Conn) {
 	buf := make([]byte, 8<<10)
 	for {
 		n, err := from.Read(buf)
+		p.mu.Lock()
+		flowing := p.mu.flowing
+		p.mu.Unlock()
+		<-flowing // neither bytes nor an end come through a stalled path
 		if n > 0 {
-			p.mu.Lock()
-			flowing := p.mu.flowing
-			p.mu.Unlock()
-			<-flowing
 			if _, err := to.Write(buf[:n]); err != nil || p.spend(n) {
 				return
 			}

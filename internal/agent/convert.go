@@ -2,11 +2,10 @@ package agent
 
 import (
 	"crypto/tls"
-	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/atollhq/atoll/internal/handover"
 	"github.com/atollhq/atoll/internal/pki"
@@ -16,45 +15,39 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-// This file turns the spec into what the parts below want. The commands use it too.
+// This file turns the spec into what the parts want. The commands use it too.
 
-// Tables lists the declared tables, in order of name.
+// Deployment is what a site's database has to know of the spec.
+func Deployment(s *spec.Spec, site topo.SiteID, agentRole string) postgres.Deployment {
+	return postgres.Deployment{Deployment: s.Deployment, Site: site, AgentRole: agentRole,
+		Keyspaces: s.KeyspaceTable(), Tables: Tables(s)}
+}
+
+// Tables lists the spec's tables in order of name.
 func Tables(s *spec.Spec) []postgres.TableSpec {
-	var out []postgres.TableSpec
-	for _, name := range sortedKeys(s.Tables) {
+	out := make([]postgres.TableSpec, 0, len(s.Tables))
+	for _, name := range slices.Sorted(maps.Keys(s.Tables)) {
 		t := s.Tables[name]
-		schema, table, _ := strings.Cut(name, ".")
+		schema, table, _ := strings.Cut(name, ".") // the spec was refused if there is no dot
 		out = append(out, postgres.TableSpec{Schema: schema, Name: table, Kind: t.Kind, Keyspace: t.Keyspace, Key: t.Key,
 			AppendOnly: t.AppendOnly, IdentityFull: t.Identity == "full"})
 	}
 	return out
 }
 
-// Deployment is what the spec says of one site's database. The agent's role is the user of its DSN.
-func Deployment(s *spec.Spec, site topo.SiteID, agentDSN string) (postgres.Deployment, error) {
-	conf, err := pgx.ParseConfig(agentDSN)
-	if err != nil { // pgx leaves the password out of it
-		return postgres.Deployment{}, fmt.Errorf("site %s: the agent's DSN cannot be read: %w", site, err)
-	}
-	return postgres.Deployment{Deployment: s.Deployment, Site: site, AgentRole: conf.User, Keyspaces: s.KeyspaceTable(), Tables: Tables(s)}, nil
-}
-
-// StoreConfig is how the processes of a site reach the store. id may be nil where all members are on loopback and
-// speak without TLS.
+// StoreConfig is how the processes of a site reach the store.
 func StoreConfig(s *spec.Spec, site topo.SiteID, id *pki.Identity, log *slog.Logger) store.Config {
-	conf := store.Config{Deployment: s.Deployment, Prefer: site, Logger: log}
-	if id != nil {
-		conf.TLS = func(member topo.SiteID) *tls.Config { return id.ClientTLS(member) }
-	}
+	conf := store.Config{Deployment: s.Deployment, Prefer: site, Logger: log,
+		TLS: func(member topo.SiteID) *tls.Config { return id.ClientTLS(member) }}
 	for _, url := range s.Policies.Store.External {
 		conf.Endpoints = append(conf.Endpoints, store.Endpoint{Addr: url})
 	}
 	if len(conf.Endpoints) > 0 {
 		return conf
 	}
-	for _, id := range s.SiteIDs() {
-		if member := s.Sites[id].Store; member != nil {
-			conf.Endpoints = append(conf.Endpoints, store.Endpoint{Site: id, Addr: reached(reach(s, site, id).StoreClient, member.Client)})
+	for _, member := range s.SiteIDs() {
+		if addr := s.Sites[member].Store; addr != nil {
+			conf.Endpoints = append(conf.Endpoints, store.Endpoint{Site: member, Addr: reached(reach(s, site, member).StoreClient, addr.Client)})
 		}
 	}
 	return conf
@@ -71,8 +64,8 @@ func LinkAddr(s *spec.Spec, from, to topo.SiteID) string {
 }
 
 func reach(s *spec.Spec, from, to topo.SiteID) spec.Reach {
-	if site := s.Sites[from]; site != nil && site.Reach[to] != nil {
-		return *site.Reach[to]
+	if r := s.Sites[from].Reach[to]; r != nil {
+		return *r
 	}
 	return spec.Reach{}
 }
