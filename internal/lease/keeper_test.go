@@ -84,7 +84,7 @@ func (x *site) wantOn(want string) {
 func (x *site) wantAccepts(b topo.BucketID, want bool) {
 	x.t.Helper()
 	if got := x.fence.accepts(b); got != want {
-		x.t.Errorf("bucket %d: accepts %t, want %t (lease %s left, status %+v)", b, got, want, x.fence.lease.Sub(x.fence.clock()), x.keeper.Status())
+		x.t.Errorf("bucket %d: accepts %t, want %t (lease %s left, status %+v)", b, got, want, x.fence.left(), x.keeper.Status())
 	}
 }
 
@@ -104,15 +104,15 @@ func TestKeeperStarts(t *testing.T) {
 		if v := x.keeper.OpenedVersion(); v != 1 {
 			t.Errorf("opened version %d", v)
 		}
-		if f.rows[0].Handover != "open-1.1" {
-			t.Errorf("opened under %q", f.rows[0].Handover)
+		if f.row(0).Handover != "open-1.1" {
+			t.Errorf("opened under %q", f.row(0).Handover)
 		}
 		after(time.Minute)
 		x.wantAccepts(0, true)
-		if s.lease.Version != 1 || s.lease.Database != f.identity {
-			t.Errorf("record %+v", s.lease)
+		if l := s.record(); l.Version != 1 || l.Database != f.identity {
+			t.Errorf("record %+v", l)
 		}
-		if left := f.lease.Sub(f.clock()); left > d-margin || left < d-margin-d/3 {
+		if left := f.left(); left > d-margin || left < d-margin-d/3 {
 			t.Errorf("lease runs for %s", left)
 		}
 	})
@@ -159,8 +159,8 @@ func TestKeeperStarts(t *testing.T) {
 		}
 		x := start(t, s, f)
 		x.wantOn("0-3")
-		if f.rows[0].Epoch != 2 {
-			t.Errorf("row %+v", f.rows[0])
+		if row := f.row(0); row.Epoch != 2 {
+			t.Errorf("row %+v", row)
 		}
 	})
 }
@@ -202,9 +202,9 @@ func TestKeeperFailsClosed(t *testing.T) {
 	bubble(t, "database completes no write", func(t *testing.T) {
 		x := running(t)
 		x.fence.set(func(f *memFence) { f.hang = true })
-		n := len(x.store.renewals)
+		n, _ := x.store.renewed()
 		after(time.Minute)
-		if got := len(x.store.renewals); got > n {
+		if got, _ := x.store.renewed(); got > n {
 			t.Errorf("renewed %d times for a dead database", got-n)
 		}
 		x.fence.set(func(f *memFence) { f.hang = false })
@@ -214,9 +214,9 @@ func TestKeeperFailsClosed(t *testing.T) {
 	bubble(t, "heartbeat refused", func(t *testing.T) {
 		x := running(t)
 		x.fence.set(func(f *memFence) { f.refuse["heartbeat"] = errors.New("disk full") })
-		n := len(x.store.renewals)
+		n, _ := x.store.renewed()
 		after(time.Minute)
-		if got := len(x.store.renewals); got > n {
+		if got, _ := x.store.renewed(); got > n {
 			t.Errorf("renewed %d times", got-n)
 		}
 		x.wantAccepts(0, false)
@@ -236,7 +236,7 @@ func TestKeeperFailsClosed(t *testing.T) {
 		x.store.set(func(s *memStore) { s.unreadable = topo.ErrNewerFormat })
 		after(d)
 		x.wantAccepts(0, false)
-		if x.store.lease.Holder != x.keeper.cfg.Incarnation {
+		if x.store.record().Holder != x.keeper.cfg.Incarnation {
 			t.Error("the record is lost")
 		}
 	})
@@ -300,7 +300,7 @@ func TestKeeperObserves(t *testing.T) {
 		}
 		x.wantOn("0-5")
 		x.wantAccepts(4, true)
-		if row := f.rows[4]; row.Epoch != 2 || row.Handover != "h1" {
+		if row := f.row(4); row.Epoch != 2 || row.Handover != "h1" {
 			t.Errorf("row %+v", row)
 		}
 		select {
@@ -352,8 +352,8 @@ func TestKeeperObserves(t *testing.T) {
 		s.own(aborted) // found by the renewal
 		after(d / 2)
 		x.wantOn("0-3")
-		if f.rows[0].Epoch != 2 || f.rows[1].Epoch != 2 {
-			t.Errorf("rows %+v", f.rows)
+		if f.row(0).Epoch != 2 || f.row(1).Epoch != 2 {
+			t.Errorf("rows %+v and %+v", f.row(0), f.row(1))
 		}
 	})
 	bubble(t, "a stale document cannot reopen what is being closed", func(t *testing.T) {
@@ -391,28 +391,28 @@ func TestTwoKeepers(t *testing.T) {
 		first := start(t, s, f, func(c *Config) { c.Incarnation, c.Store = "one", path })
 		second := start(t, s, f, func(c *Config) { c.Incarnation = "two" })
 		after(time.Minute)
-		if s.lease.Holder != "one" || second.keeper.Status().Doing != "standby" {
-			t.Fatalf("holder %s, second is %+v", s.lease.Holder, second.keeper.Status())
+		if s.record().Holder != "one" || second.keeper.Status().Doing != "standby" {
+			t.Fatalf("holder %s, second is %+v", s.record().Holder, second.keeper.Status())
 		}
 		if second.keeper.OpenedVersion() != 0 {
 			t.Error("the standby opened something")
 		}
 		// The first loses the store, and its record falls silent.
 		path.cut.Store(true)
-		last := s.renewals[len(s.renewals)-1]
+		_, last := s.renewed()
 		after(time.Until(last.Add(d)))
-		if s.lease.Holder != "one" {
+		if s.record().Holder != "one" {
 			t.Error("taken over too early")
 		}
 		after(d / 10)
-		if s.lease.Holder != "two" {
+		if s.record().Holder != "two" {
 			t.Fatalf("not taken over: %+v", second.keeper.Status())
 		}
 		second.wantAccepts(0, true)
 		// The first comes back to the store: it is not active, and stands by.
 		path.cut.Store(false)
 		after(d)
-		if _, ok := first.keeper.Deadline(); ok || s.lease.Holder != "two" || first.keeper.Status().Doing != "standby" {
+		if _, ok := first.keeper.Deadline(); ok || s.record().Holder != "two" || first.keeper.Status().Doing != "standby" {
 			t.Errorf("the first is %+v", first.keeper.Status())
 		}
 		if err := first.keeper.Observe(t.Context(), must(users().StartMove("users", spans("0"), "h", "b"))); !errors.Is(err, ErrNotActive) {
@@ -433,8 +433,8 @@ func TestTwoKeepers(t *testing.T) {
 			t.Errorf("observe: %v", err)
 		}
 		after(d / 10)
-		if s.lease.Holder != "two" {
-			t.Errorf("holder %s", s.lease.Holder)
+		if s.record().Holder != "two" {
+			t.Errorf("holder %s", s.record().Holder)
 		}
 		second.wantAccepts(0, true)
 	})
@@ -443,8 +443,8 @@ func TestTwoKeepers(t *testing.T) {
 		s.own(users())
 		s.rev, s.leaseRev, s.lease = 5, 5, &store.Lease{Holder: "before", Sequence: 9, Duration: d}
 		start(t, s, f, func(c *Config) { c.Previous = "before" })
-		if s.lease.Holder == "before" || s.lease.Sequence != 10 {
-			t.Errorf("record %+v", s.lease)
+		if s.record().Holder == "before" || s.record().Sequence != 10 {
+			t.Errorf("record %+v", s.record())
 		}
 	})
 }
@@ -483,8 +483,8 @@ func TestRevoked(t *testing.T) {
 		after(d)
 		x.wantOn("2-3")
 		x.wantAccepts(2, true)
-		if s.lease.Revoked || s.lease.Holder != x.keeper.cfg.Incarnation {
-			t.Errorf("record %+v", s.lease)
+		if s.record().Revoked || s.record().Holder != x.keeper.cfg.Incarnation {
+			t.Errorf("record %+v", s.record())
 		}
 	})
 }
@@ -516,8 +516,8 @@ func TestAnotherDatabase(t *testing.T) {
 		x := start(t, s, f, func(c *Config) { c.Site = "c" })
 		f.set(func(f *memFence) { f.identity.System = "8000" })
 		after(d)
-		if s.lease.Database.System != "8000" || !x.keeper.Status().Active {
-			t.Errorf("record %+v, status %+v", s.lease, x.keeper.Status())
+		if s.record().Database.System != "8000" || !x.keeper.Status().Active {
+			t.Errorf("record %+v, status %+v", s.record(), x.keeper.Status())
 		}
 	})
 }

@@ -85,6 +85,20 @@ func (s *memStore) set(f func(*memStore)) {
 	f(s)
 }
 
+// record is what the site's record says now.
+func (s *memStore) record() store.Lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *s.lease
+}
+
+// renewed tells how often the record was written, and when last.
+func (s *memStore) renewed() (int, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.renewals), s.renewals[len(s.renewals)-1]
+}
+
 // own commits an ownership.
 func (s *memStore) own(o topo.Ownership) {
 	s.set(func(s *memStore) { s.rev++; s.owner, s.ownerRev = o, s.rev })
@@ -160,6 +174,19 @@ func (f *memFence) onLocked() topo.Spans {
 		on = append(on, b)
 	}
 	return topo.SpansOf(on...)
+}
+
+func (f *memFence) row(b topo.BucketID) postgres.BucketRow {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rows[b]
+}
+
+// left is how long the fence stays open on the database's clock.
+func (f *memFence) left() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lease.Sub(f.clock())
 }
 
 func (f *memFence) did(call string) int {
