@@ -115,6 +115,7 @@ func Demo(ctx context.Context, o DemoOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.d.Close()) }()
+	m.opts.Options = m.d.opts // paths made absolute
 	report, err := m.run(ctx)
 	m.screen.done()
 	if err != nil {
@@ -220,12 +221,16 @@ func (m *demo) moveSlowWriters(ctx context.Context) error {
 		return err
 	}
 	err := m.move(ctx, slowWriter, buckets, m.b(), m.a(), fmt.Sprintf("seats %v away", extraSeatDelay))
-	m.straggler.wait()
 	m.switching[1] = time.Now()
+	m.straggler.wait()
 	return err
 }
 
 func (m *demo) cutAndHeal(ctx context.Context) error {
+	// What was sent while switches were made shall be answered before the cut, or the cut's failures would be theirs.
+	if err := rest(ctx, 2*extraSeatDelay); err != nil {
+		return err
+	}
 	m.screen.say("the path between %s and %s is cut both ways for %v", m.a(), m.b(), cutTime)
 	m.cut[0] = time.Now()
 	m.d.Network.Cut(m.a(), m.b())

@@ -32,6 +32,8 @@ type Report struct {
 	Environment    Environment       `json:"environment"`
 	Seconds        float64           `json:"seconds"`
 	Details        []Check           `json:"check_details"`
+
+	nominal Switches // Switch with its own failed and held requests, for the table
 }
 
 // Requests sums up the whole run, the cut included.
@@ -205,7 +207,7 @@ func (r *Report) text(s *screen) string {
 	for _, row := range []struct {
 		name string
 		s    Switches
-	}{{"half of the users", r.Spread}, {"25 buckets, both ways", r.Switch}, {"replication 500 ms late", r.UnderLag},
+	}{{"half of the users", r.Spread}, {"25 buckets, both ways", r.nominal}, {"replication 500 ms late", r.UnderLag},
 		{"slow writers", r.SlowWriters}, {"after the cut", r.AfterCut}} {
 		line("  %-26s %5d %8d %6d %7d   %7.0f %7.0f %7.0f", row.name, row.s.Count, row.s.Buckets, row.s.HeldRequests, row.s.FailedRequests,
 			row.s.WritePauseMS.P50, row.s.WritePauseMS.P99, row.s.WritePauseMS.Max)
