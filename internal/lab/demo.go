@@ -34,6 +34,7 @@ const (
 	extraSeatDelay   = 1500 * time.Millisecond // longer than the drain bound
 	cutTime          = 10 * time.Second
 	breath           = 1200 * time.Millisecond // between two switches
+	catchUpBound     = 30 * time.Second
 	quiesceBound     = 30 * time.Second
 )
 
@@ -87,6 +88,7 @@ type demo struct {
 	switches  []switchRun
 	switching [2]time.Time // from the first switch to the end of the last before the cut
 	cut       [2]time.Time
+	caughtUp  time.Time // after the cut
 	loaded    [2]time.Time
 	straggler stragglers
 
@@ -240,8 +242,34 @@ func (m *demo) cutAndHeal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.screen.say("healed")
-	return rest(ctx, 6*time.Second)
+	m.screen.say("healed; the sites catch up")
+	return m.awaitCaughtUp(ctx)
+}
+
+// awaitCaughtUp waits, bounded, until every site is less than a second behind; an operator would not switch before.
+func (m *demo) awaitCaughtUp(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, catchUpBound)
+	defer cancel()
+	err := every(bounded, 250*time.Millisecond, func() (bool, error) {
+		lags, err := m.d.lags(bounded)
+		for _, l := range lags {
+			if l.age > time.Second {
+				return false, err
+			}
+		}
+		return err == nil, err
+	})
+	m.caughtUp = time.Now()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case bounded.Err() != nil:
+		m.screen.say("  they are still behind after %v", catchUpBound)
+		return nil
+	case err != nil:
+		return err
+	}
+	return rest(ctx, 3*time.Second)
 }
 
 func (m *demo) moveAfterCut(ctx context.Context) error {

@@ -258,7 +258,7 @@ func (m *demo) held(ops []Operation) int {
 }
 
 func (m *demo) sumUpCut(ops []Operation) Cut {
-	out := Cut{Seconds: round(m.cut[1].Sub(m.cut[0]).Seconds(), 1)}
+	out := Cut{Seconds: round(m.cut[1].Sub(m.cut[0]).Seconds(), 1), CaughtUpAfterMS: m.caughtUp.Sub(m.cut[1]).Milliseconds()}
 	var last time.Time
 	for i := range ops {
 		o := &ops[i]

@@ -64,6 +64,7 @@ type Cut struct {
 	FailedRequests     int     `json:"failed_requests"`
 	FailedAfter        int     `json:"failed_after_healing"`
 	LastFailureAfterMS int64   `json:"last_failure_after_healing_ms"`
+	CaughtUpAfterMS    int64   `json:"caught_up_after_healing_ms"` // until every site was less than a second behind
 }
 
 // Goal is a number that is wanted, and is reported, not asserted.
@@ -215,8 +216,9 @@ func (r *Report) text(s *screen) string {
 	line("\n%s", s.paint(bold, "Requests"))
 	line("  %d answered, %d failed (%d of unknown outcome), %.0f a second, %.0f %% writes", r.Requests.OK, r.Requests.Failed, r.Requests.Unknown,
 		r.Requests.PerSecond, 100*r.Requests.WriteShare)
-	line("  path cut for %.0f s: %d answered, %d failed; after the healing %d failed, the last after %d ms", r.Cut.Seconds, r.Cut.AnsweredRequests,
+	line("  path cut for %.0f s: %d answered, %d failed; after the healing %d failed, the last after %d ms;", r.Cut.Seconds, r.Cut.AnsweredRequests,
 		r.Cut.FailedRequests, r.Cut.FailedAfter, r.Cut.LastFailureAfterMS)
+	line("  both sites less than a second behind after %d ms", r.Cut.CaughtUpAfterMS)
 	line("\n%s", s.paint(bold, "Goals"))
 	for _, g := range r.Goals {
 		met := s.paint(green, "met   ")
