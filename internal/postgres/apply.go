@@ -49,16 +49,19 @@ func (e *StopError) Error() string {
 
 func (e *StopError) Unwrap() error { return e.Err }
 
-// Apply writes one origin's changes into a site's database: each source transaction whole or not at all, exactly
+// Applier writes one origin's changes into a site's database: each source transaction whole or not at all, exactly
 // once, in commit order. Consecutive ones share a target transaction; progress is a row that is written in it.
-type Apply struct {
+type Applier struct {
 	cfg ApplyConfig
 	log *slog.Logger
 }
 
+// applyName begins the application_name of every applier's session; the origin follows.
+const applyName = "atoll apply from "
+
 // OpenApply checks that the database answers and what the role may do there.
-func OpenApply(ctx context.Context, cfg ApplyConfig) (*Apply, error) {
-	a := &Apply{cfg: cfg, log: cfg.Logger}
+func OpenApply(ctx context.Context, cfg ApplyConfig) (*Applier, error) {
+	a := &Applier{cfg: cfg, log: cfg.Logger}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -81,7 +84,7 @@ func OpenApply(ctx context.Context, cfg ApplyConfig) (*Apply, error) {
 		}
 	}
 	var err error
-	if a.cfg.conn, err = streamConfig(cfg.DSN, "atoll apply from "+string(cfg.Origin)); err != nil {
+	if a.cfg.conn, err = streamConfig(cfg.DSN, applyName+string(cfg.Origin)); err != nil {
 		return nil, a.wrap(err)
 	}
 	s, err := a.connect(ctx)
@@ -102,7 +105,7 @@ func OpenApply(ctx context.Context, cfg ApplyConfig) (*Apply, error) {
 }
 
 // connect opens a session; a predecessor's origin may be held for a moment after its connection ended.
-func (a *Apply) connect(ctx context.Context) (*applySession, error) {
+func (a *Applier) connect(ctx context.Context) (*applySession, error) {
 	for wait := newBackoff(); ; {
 		s, err := connectApply(ctx, &a.cfg)
 		if err == nil || sqlState(err) != "55006" || !wait.next(ctx) {
@@ -112,14 +115,14 @@ func (a *Apply) connect(ctx context.Context) (*applySession, error) {
 }
 
 // Close has nothing to wait for: connections end with their Run.
-func (a *Apply) Close() error { return nil }
+func (a *Applier) Close() error { return nil }
 
-func (a *Apply) wrap(err error) error {
+func (a *Applier) wrap(err error) error {
 	return fmt.Errorf("apply at %s from %s: %w", a.cfg.Site, a.cfg.Origin, err)
 }
 
 // Progress is how far the origin's stream is applied, durably, and at which epochs the origin held its buckets there.
-func (a *Apply) Progress(ctx context.Context) (change.Progress, error) {
+func (a *Applier) Progress(ctx context.Context) (change.Progress, error) {
 	conn, err := pgx.ConnectConfig(ctx, a.cfg.conn.Copy())
 	if err != nil {
 		return change.Progress{}, a.wrap(err)
@@ -137,9 +140,9 @@ func (a *Apply) Progress(ctx context.Context) (change.Progress, error) {
 // and reported first.
 //
 // One batch is being applied while the next grows, so that batches are as large as the target's pace makes them.
-func (a *Apply) Run(ctx context.Context, in <-chan change.Tx, applied func(change.Position, []change.Marker)) error {
+func (a *Applier) Run(ctx context.Context, in <-chan change.Tx, applied func(change.Position, []change.Marker)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &applyWorker{Apply: a, applied: applied}
+	w := &applyWorker{Applier: a, applied: applied}
 	work := make(chan []change.Tx)
 	idle := make(chan struct{}, 1)
 	ended := make(chan struct{})
@@ -168,7 +171,7 @@ func (a *Apply) Run(ctx context.Context, in <-chan change.Tx, applied func(chang
 }
 
 // feed collects transactions and hands groups of them to the worker whenever that is idle.
-func (a *Apply) feed(ctx context.Context, in <-chan change.Tx, work chan<- []change.Tx, idle <-chan struct{}) error {
+func (a *Applier) feed(ctx context.Context, in <-chan change.Tx, work chan<- []change.Tx, idle <-chan struct{}) error {
 	var q applyQueue
 	busy := false
 	for in != nil || busy || len(q.waiting) > 0 {

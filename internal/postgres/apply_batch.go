@@ -13,7 +13,7 @@ import (
 
 // applyWorker owns the connection of one Run.
 type applyWorker struct {
-	*Apply
+	*Applier
 	s       *applySession // nil: connect first
 	applied func(change.Position, []change.Marker)
 	large   *largeTx
@@ -43,6 +43,9 @@ func (w *applyWorker) apply(ctx context.Context, group []change.Tx) error {
 	}
 	for wait := newBackoff(); ; {
 		err := w.attempt(ctx, &group)
+		if err != nil && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err == nil || !transient(err) {
 			return err
 		}

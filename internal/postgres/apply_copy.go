@@ -15,7 +15,7 @@ import (
 
 // Copy takes an initial copy in one transaction, progress included. next gives its pieces; the last has Done set. A
 // table that brings rows must be empty here. A copy that consists of Done alone only records where to begin.
-func (a *Apply) Copy(ctx context.Context, next func(context.Context) (change.Copy, error)) error {
+func (a *Applier) Copy(ctx context.Context, next func(context.Context) (change.Copy, error)) error {
 	s, err := a.connect(ctx)
 	if err != nil {
 		return a.wrap(err)
@@ -43,13 +43,15 @@ type copyIn struct {
 
 func (c *copyIn) run(ctx context.Context) error {
 	c.ctx = ctx
+	// The first piece comes before the transaction begins: a source waits for transactions that are open when it makes
+	// its slot, and it may be a database of the same server.
+	if err := c.advance(); err != nil {
+		return err
+	}
 	// As in every applying transaction, except that progress comes last: its position is in the last piece.
 	items := c.s.beginItems(nil, 0, lastCommitted(nil))
 	items = slices.DeleteFunc(items, func(it applyItem) bool { return it.st.name == "progress" })
 	if _, err := c.s.pipeline(ctx, items); err != nil {
-		return err
-	}
-	if err := c.advance(); err != nil {
 		return err
 	}
 	filled := make(map[string]bool)

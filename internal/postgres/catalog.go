@@ -63,6 +63,7 @@ type catalogTrigger struct {
 type catalogGuard struct {
 	sql     string // the relation, quoted
 	root    string // "schema.table" of the partition tree's root
+	rootSQL string // the same, quoted
 	trigger string
 }
 
@@ -208,24 +209,24 @@ func (cat *catalog) readTable(ctx context.Context, c *pgx.Conn, t TableSpec, rol
 // readGuarded lists our triggers, each at the relation where it can be dropped.
 func readGuarded(ctx context.Context, c *pgx.Conn) ([]catalogGuard, error) {
 	rows, err := c.Query(ctx, `
-		SELECT format('%I.%I', n.nspname, r.relname), rn.nspname || '.' || rr.relname, g.tgname
+		SELECT format('%I.%I', n.nspname, r.relname), rn.nspname || '.' || rr.relname, format('%I.%I', rn.nspname, rr.relname), g.tgname
 		FROM pg_trigger g
 		JOIN pg_proc p ON p.oid = g.tgfoid AND p.pronamespace = to_regnamespace('atoll')
 		JOIN pg_class r ON r.oid = g.tgrelid JOIN pg_namespace n ON n.oid = r.relnamespace
 		JOIN pg_class rr ON rr.oid = coalesce(pg_partition_root(r.oid), r.oid) JOIN pg_namespace rn ON rn.oid = rr.relnamespace
-		WHERE g.tgparentid = 0 ORDER BY 2, 1, 3`)
+		WHERE g.tgparentid = 0 ORDER BY 2, 1, 4`)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (g catalogGuard, err error) {
-		return g, row.Scan(&g.sql, &g.root, &g.trigger)
+		return g, row.Scan(&g.sql, &g.root, &g.rootSQL, &g.trigger)
 	})
 }
 
 func (cat *catalog) readPublication(ctx context.Context, c *pgx.Conn) error {
 	rows, err := c.Query(ctx, `SELECT coalesce(n.nspname, ''), coalesce(r.relname, '') FROM pg_publication p
 		LEFT JOIN (pg_publication_rel x JOIN pg_class r ON r.oid = x.prrelid JOIN pg_namespace n ON n.oid = r.relnamespace) ON x.prpubid = p.oid
-		WHERE p.pubname = $1 ORDER BY 1, 2`, installPublication)
+		WHERE p.pubname = $1 ORDER BY 1, 2`, PublicationName)
 	if err != nil {
 		return err
 	}

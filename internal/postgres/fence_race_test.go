@@ -145,7 +145,7 @@ func (r *fenceRace) write(ctx context.Context, rnd *rand.Rand) {
 	defer closeConn(c)
 	for ctx.Err() == nil {
 		err := r.transaction(c, rnd)
-		switch code := pgCode(err); {
+		switch code := sqlState(err); {
 		case err == nil:
 			r.committed.Add(1)
 			continue
@@ -330,6 +330,9 @@ func (r *fenceRace) verdict() raceVerdict {
 				key, err := strconv.ParseInt(m[1], 10, 64)
 				if err != nil {
 					return err
+				}
+				if _, ok := r.bucketOf[key]; !ok {
+					return fmt.Errorf("key %d is nobody's: %s", key, data)
 				}
 				written = append(written, key)
 			}

@@ -181,8 +181,8 @@ func wantCode(t *testing.T, err error, code string) *pgconn.PgError {
 	return pgErr
 }
 
-// eventually waits for a condition of the database.
-func eventually(t *testing.T, what string, is func() bool) {
+// waitUntil waits for a condition of the database.
+func waitUntil(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -197,11 +197,13 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-type testWriter struct{ t *testing.T }
+type fenceTestWriter struct{ t *testing.T }
 
-func (w testWriter) Write(p []byte) (int, error) {
+func (w fenceTestWriter) Write(p []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(p)))
 	return len(p), nil
 }
 
-func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(testWriter{t}, nil)) }
+func testLog(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(fenceTestWriter{t}, nil))
+}

@@ -426,7 +426,7 @@ func TestWritersThatRemain(t *testing.T) {
 		_, err := s.fence.CloseBuckets(context.Background(), order)
 		done <- err
 	}()
-	eventually(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(b) })
+	waitUntil(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(b) })
 	mustExec(t, c, "PREPARE TRANSACTION 'gid '' 1'")
 	select {
 	case err := <-done:
@@ -529,7 +529,7 @@ func TestRestrict(t *testing.T) {
 		_, err := s.fence.CloseBuckets(context.Background(), CloseOrder{Handover: "h1", Keyspace: "users", Buckets: []topo.EpochSpan{{First: 31, Last: 32, Epoch: 1}}, Bound: 500 * time.Millisecond})
 		done <- err
 	}()
-	eventually(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(31) })
+	waitUntil(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(31) })
 	if err := old.Restrict(ctx, map[topo.KeyspaceID]topo.Spans{"users": {{First: 32, Last: 32}}}); err != nil {
 		t.Fatal(err)
 	}
@@ -557,7 +557,7 @@ func TestCloseInterrupted(t *testing.T) {
 		_, err := s.fence.CloseBuckets(ctx, order)
 		done <- err
 	}()
-	eventually(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(0) })
+	waitUntil(t, "the closing has begun", func() bool { return !s.state().Bits["users"].Contains(0) })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
@@ -609,15 +609,19 @@ func TestHeartbeatIdentityAndWrongDoors(t *testing.T) {
 	}
 }
 
-// A crash of the database loses the lease, and with it every permission to write.
-func TestCrashLeavesTheFenceClosed(t *testing.T) {
+// What needs a server of its own: it runs with another wal_level, and crashes.
+func TestServerApart(t *testing.T) {
 	t.Parallel()
 	dir, err := pgserver.TempDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { removeAll(t, dir) })
-	srv, err := pgserver.Start(t.Context(), pgserver.Options{Dir: dir + "/pg", Name: "crash"})
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	srv, err := pgserver.Start(t.Context(), pgserver.Options{Dir: dir + "/pg", Name: "apart", Settings: map[string]string{"wal_level": "replica"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -626,7 +630,14 @@ func TestCrashLeavesTheFenceClosed(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s := newFenceSite(t, srv, fenceTables, fenceDeployment()).install()
+	s := newFenceSite(t, srv, fenceTables, fenceDeployment())
+	problems := Preflight(t.Context(), s.adminDSN, s.agentDSN, s.d)
+	if len(problems) != 1 || !strings.Contains(problems[0].What, "wal_level is replica") || !strings.Contains(problems[0].Do, "ALTER SYSTEM SET wal_level = 'logical'") {
+		t.Errorf("problems %q, want wal_level", problems)
+	}
+
+	// a crash of the database loses the lease, and with it every permission to write
+	s.install()
 	s.openAll(1)
 	if err := s.try("INSERT INTO item VALUES (1)"); err != nil {
 		t.Fatal(err)
@@ -652,12 +663,5 @@ func mustExec(t *testing.T, c *pgx.Conn, sql string) {
 	t.Helper()
 	if _, err := c.Exec(context.Background(), sql); err != nil {
 		t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-func removeAll(t *testing.T, dir string) {
-	t.Helper()
-	if err := os.RemoveAll(dir); err != nil {
-		t.Error(err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // How installing and removing waits for a busy table: each try gives up its lock request soon, because everybody
@@ -84,18 +83,9 @@ func patiently(ctx context.Context, c *pgx.Conn, log *slog.Logger, what string, 
 
 // lockTrouble tells whether trying again may help: a lock was not to be had in time, or a deadlock was broken.
 func lockTrouble(err error) bool {
-	switch pgCode(err) {
+	switch sqlState(err) {
 	case "55P03", "40P01", "40001":
 		return true
 	}
 	return false
-}
-
-// pgCode is an error's SQLSTATE, or "".
-func pgCode(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		return pgErr.Code
-	}
-	return ""
 }

@@ -13,9 +13,6 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-// installPublication is the publication that carries all published tables and the fence's own words.
-const installPublication = "atoll"
-
 // Deployment is what the spec says of one site's database.
 type Deployment struct {
 	Deployment string
@@ -97,7 +94,7 @@ func (p *planner) fits() error {
 	in := p.cat.install
 	switch {
 	case in == nil && p.cat.published != nil:
-		return fmt.Errorf("a publication named %s exists already and is not Atoll's; drop or rename it", installPublication)
+		return fmt.Errorf("a publication named %s exists already and is not Atoll's; drop or rename it", PublicationName)
 	case in == nil:
 		return nil
 	}
@@ -214,6 +211,7 @@ func (p *planner) table(t TableSpec, k fenceKeyspace) {
 		add("the agent copies the table and applies changes to it",
 			fmt.Sprintf("GRANT %s ON %s TO %s", list, t.SQL(), role), fmt.Sprintf("REVOKE %s ON %s FROM %s", list, t.SQL(), role))
 	}
+	before := len(p.out)
 	if t.IdentityFull {
 		for _, r := range have.tree {
 			if r.identity != 'f' && r.kind != 'f' {
@@ -224,7 +222,18 @@ func (p *planner) table(t TableSpec, k fenceKeyspace) {
 	if t.Fenced() {
 		p.guards(t, k, have)
 	}
+	if len(p.out) > before && len(have.tree) > 1 {
+		p.out = slices.Insert(p.out, before, lockTree(t.String(), t.SQL()))
+	}
 }
+
+// lockTree comes before any change to a partitioned table. Statements that lock a partition first would wait for
+// writers that came through the root, while those wait for the partition.
+func lockTree(group, table string) Statement {
+	return Statement{Group: group, Reason: "in the order in which writers lock: first the table, then its partitions", SQL: lockTreeSQL(table)}
+}
+
+func lockTreeSQL(table string) string { return "LOCK TABLE " + table + " IN ACCESS EXCLUSIVE MODE" }
 
 func (p *planner) guards(t TableSpec, k fenceKeyspace, have *catalogTable) {
 	add := func(reason string, sql ...string) {
@@ -264,8 +273,13 @@ func (p *planner) leftovers() {
 			fenced[t.String()] = true
 		}
 	}
+	root := ""
 	for _, g := range p.cat.guarded {
 		if !fenced[g.root] {
+			if g.root != root {
+				root = g.root
+				p.add(lockTree(g.root, g.rootSQL))
+			}
 			p.add(Statement{Group: g.root, Reason: "the table is not fenced any more", SQL: dropTriggerSQL(g.sql, g.trigger)})
 		}
 	}
@@ -284,7 +298,7 @@ func (p *planner) publication() {
 	}
 	if p.cat.published == nil {
 		p.add(Statement{Group: "publication", Reason: "what other sites receive: these tables and the fence's own words",
-			SQL: "CREATE PUBLICATION " + installPublication + " FOR TABLE " + strings.Join(want, ", ") + " WITH (publish_via_partition_root = true)"})
+			SQL: "CREATE PUBLICATION " + PublicationName + " FOR TABLE " + strings.Join(want, ", ") + " WITH (publish_via_partition_root = true)"})
 		return
 	}
 	var missing, extra []string
@@ -300,11 +314,11 @@ func (p *planner) publication() {
 	}
 	if len(missing) > 0 {
 		p.add(Statement{Group: "publication", Reason: "newly published tables",
-			SQL: "ALTER PUBLICATION " + installPublication + " ADD TABLE " + strings.Join(missing, ", ")})
+			SQL: "ALTER PUBLICATION " + PublicationName + " ADD TABLE " + strings.Join(missing, ", ")})
 	}
 	if len(extra) > 0 {
 		p.add(Statement{Group: "publication", Reason: "tables that are not published any more",
-			SQL: "ALTER PUBLICATION " + installPublication + " DROP TABLE " + strings.Join(extra, ", ")})
+			SQL: "ALTER PUBLICATION " + PublicationName + " DROP TABLE " + strings.Join(extra, ", ")})
 	}
 }
 

@@ -77,7 +77,7 @@ func (p *preflight) connect(ctx context.Context, who, dsn string, params map[str
 		return c
 	}
 	where := fmt.Sprintf("database %q at %s:%d as role %q", config.Database, config.Host, config.Port, config.User)
-	switch code := pgCode(err); {
+	switch code := sqlState(err); {
 	case params != nil:
 		p.add(fmt.Sprintf("role %q may not replicate: %v", config.User, err),
 			fmt.Sprintf("run, as a superuser: ALTER ROLE %s REPLICATION (on RDS: GRANT rds_replication TO %[1]s), and let pg_hba.conf admit it", pgx.Identifier{config.User}.Sanitize()))
@@ -197,7 +197,7 @@ func (p *preflight) installed(ctx context.Context, c *pgx.Conn) error {
 	}
 	if !is {
 		var schema, publication bool
-		err := c.QueryRow(ctx, `SELECT to_regnamespace('atoll') IS NOT NULL, EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, installPublication).Scan(&schema, &publication)
+		err := c.QueryRow(ctx, `SELECT to_regnamespace('atoll') IS NOT NULL, EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, PublicationName).Scan(&schema, &publication)
 		if schema {
 			p.add("a schema named atoll exists already and is not Atoll's", "drop or rename it")
 		}

@@ -152,7 +152,8 @@ func (l *tableLook) keyInIdentity(ctx context.Context, c *pgx.Conn) error {
 		return nil
 	}
 	rows, err := c.Query(ctx, `
-		SELECT r.oid::regclass::text FROM (SELECT relid FROM pg_partition_tree($1) UNION SELECT $1) x JOIN pg_class r ON r.oid = x.relid
+		SELECT n.nspname || '.' || r.relname FROM (SELECT relid FROM pg_partition_tree($1) UNION SELECT $1) x
+		JOIN pg_class r ON r.oid = x.relid JOIN pg_namespace n ON n.oid = r.relnamespace
 		WHERE r.relreplident <> 'f' AND (r.relreplident <> 'd' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = r.oid AND i.indisprimary))
 		AND NOT EXISTS (
 			SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -53,7 +52,7 @@ func removeSlots(ctx context.Context, c *pgx.Conn, _ *slog.Logger) error {
 	}
 	rows, err := c.Query(ctx, `SELECT slot_name::text, coalesce(active_pid, 0) FROM pg_replication_slots
 		WHERE database = current_database() AND plugin = 'pgoutput' AND starts_with(slot_name, $1)`,
-		"atoll_"+strings.ReplaceAll(deployment, "-", "_")+"_")
+		SlotName(deployment, ""))
 	if err != nil {
 		return err
 	}
@@ -79,7 +78,7 @@ func removeSlots(ctx context.Context, c *pgx.Conn, _ *slog.Logger) error {
 
 func removePublication(ctx context.Context, c *pgx.Conn, log *slog.Logger) error {
 	return patiently(ctx, c, log, "publication", func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "DROP PUBLICATION IF EXISTS "+installPublication)
+		_, err := tx.Exec(ctx, "DROP PUBLICATION IF EXISTS "+PublicationName)
 		return err
 	})
 }
@@ -96,9 +95,13 @@ func removeGuards(ctx context.Context, c *pgx.Conn, log *slog.Logger) error {
 			n++
 		}
 		err := patiently(ctx, c, log, guards[0].root, func(tx pgx.Tx) error {
+			statements := []string{lockTreeSQL(guards[0].rootSQL)}
 			for _, g := range guards[:n] {
-				if _, err := tx.Exec(ctx, dropTriggerSQL(g.sql, g.trigger)); err != nil {
-					return err
+				statements = append(statements, dropTriggerSQL(g.sql, g.trigger))
+			}
+			for _, sql := range statements {
+				if _, err := tx.Exec(ctx, sql); err != nil {
+					return fmt.Errorf("%s: %w", sql, err)
 				}
 			}
 			return nil
@@ -140,7 +143,7 @@ func removeChanges(ctx context.Context, c *pgx.Conn, log *slog.Logger) error {
 }
 
 func removeOrigins(ctx context.Context, c *pgx.Conn, _ *slog.Logger) error {
-	rows, err := c.Query(ctx, `SELECT o.roname FROM pg_replication_origin o JOIN atoll.progress p ON o.roname = 'atoll_' || p.origin`)
+	rows, err := c.Query(ctx, `SELECT o.roname FROM pg_replication_origin o JOIN atoll.progress p ON o.roname = $1 || p.origin`, OriginName(""))
 	if err != nil {
 		return err
 	}
@@ -162,7 +165,7 @@ func removeSchema(ctx context.Context, c *pgx.Conn, log *slog.Logger) error {
 
 // objectGone tells whether a statement failed because what it speaks of does not exist any more.
 func objectGone(err error) bool {
-	switch pgCode(err) {
+	switch sqlState(err) {
 	case "42P01", "3F000", "42704", "42883", "42703":
 		return true
 	}
