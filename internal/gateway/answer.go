@@ -39,6 +39,9 @@ func (x *exchange) mark(h http.Header, site topo.SiteID, epoch topo.Epoch) {
 
 // refuse gives an answer of the gateway's own.
 func (x *exchange) refuse(reason route.Reason) step {
+	if x.unsure {
+		reason = reasonLost
+	}
 	if x.body != nil {
 		if breaks := x.body.end(); breaks || x.duplex && !x.body.whole() {
 			x.lastOnConnection()
@@ -104,6 +107,10 @@ func (x *exchange) pass(resp *http.Response, site topo.SiteID, epoch topo.Epoch)
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 {
 		x.refuse(reasonUpgrade) // nobody asked for one: the header is not passed on
+		return
+	}
+	if x.unsure && resp.StatusCode >= 500 {
+		x.refuse(reasonLost) // this attempt may have done nothing; an earlier one may have
 		return
 	}
 	stripHop(resp.Header, nil)

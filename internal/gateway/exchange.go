@@ -53,7 +53,8 @@ type exchange struct {
 		since time.Time // when this request was held first
 		total time.Duration
 	}
-	used struct{ reroutes, fenced, retries int }
+	used   struct{ reroutes, fenced, retries int }
+	unsure bool // an attempt of a write ended with its outcome unknown: no later failure says that nothing was done
 }
 
 // decide is route's decision under a snapshot. Without a view, only what needs none is decided.
@@ -345,6 +346,7 @@ func (x *exchange) failed(err error, unreachable route.Reason, elsewhere bool) s
 		return x.refuse(reason)
 	}
 	x.used.retries++
+	x.unsure = x.unsure || !unsent && !x.target.Safe
 	x.g.metrics.retries.Inc()
 	pause := time.NewTimer(retryPause/2 + rand.N(retryPause))
 	defer pause.Stop()

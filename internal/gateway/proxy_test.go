@@ -136,6 +136,33 @@ func TestRetriesAfterABrokenConnection(t *testing.T) {
 	}
 }
 
+// The first attempt may have been executed; that a later one was not does not undo it.
+func TestAnUnknownOutcomeStaysUnknown(t *testing.T) {
+	t.Parallel()
+	var seen atomic.Int64
+	a := alone(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if seen.Add(1) == 1 {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(http.StatusServiceUnavailable) // the application's own: rolled back
+	}), nil)
+	for method, status := range map[string]int{"POST": http.StatusBadGateway, "GET": http.StatusServiceUnavailable} {
+		seen.Store(0)
+		req, _ := http.NewRequest(method, a.url("/users"), strings.NewReader("x"))
+		req.Header.Set("X-User", keyIn(0))
+		req.Header.Set("Idempotency-Key", "k")
+		reason := reasonLost
+		if method == "GET" {
+			reason = ""
+		}
+		want(t, send(t, newClient(t), req), status, reason)
+		if seen.Load() != 2 {
+			t.Errorf("%s: executed %d times, want 2", method, seen.Load())
+		}
+	}
+}
+
 func TestRetryBudget(t *testing.T) {
 	t.Parallel()
 	start := time.Now()

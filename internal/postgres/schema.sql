@@ -11,15 +11,17 @@ CREATE TABLE atoll.install (
     deployment  text NOT NULL,
     site        text NOT NULL,
     agent_role  name NOT NULL,                -- the one role whose writes the fence lets pass (the applier)
+    functions   text NOT NULL,                -- digest of the fixed functions, to see which version is installed
     installed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
 -- Control rows: whoever changes ownership bits of a keyspace locks its row first.
 CREATE TABLE atoll.keyspace (
-    id       smallint PRIMARY KEY,            -- names the keyspace's sequences: atoll.own_<id>_<word>
-    name     text NOT NULL UNIQUE,
-    buckets  int NOT NULL,
-    hash     text NOT NULL
+    id        smallint PRIMARY KEY,           -- names the keyspace's sequences: atoll.own_<id>_<word>
+    name      text NOT NULL UNIQUE,
+    buckets   int NOT NULL,
+    hash      text NOT NULL,
+    restricts bigint NOT NULL DEFAULT 0       -- counts restrictions: an opening that was decided before the last one is void
 );
 
 -- Epoch rows (published): at which epoch a site holds a bucket, and whether its fence is open for it.
@@ -32,6 +34,17 @@ CREATE TABLE atoll.bucket (
     handover   text NOT NULL DEFAULT '',
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (site, keyspace, bucket)
+);
+
+-- Buckets that are being closed: their bits are off, their writers perhaps not gone yet. No opening at the same or a
+-- lower epoch may set the bits again.
+CREATE TABLE atoll.closing (
+    keyspace text NOT NULL,
+    bucket   int NOT NULL,
+    epoch    bigint NOT NULL,
+    handover text NOT NULL,
+    reopen   boolean NOT NULL,                -- the bit was on, and may come back on if the closing is abandoned
+    PRIMARY KEY (keyspace, bucket)
 );
 
 -- Markers (published): the last word of an epoch ('closed') or its first ('opened') in a site's change stream.
@@ -96,3 +109,14 @@ CREATE TABLE atoll.heartbeat (
     beat bigint NOT NULL DEFAULT 0,
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+
+-- How to take back what was changed outside this schema, newest first; `atoll remove` runs and deletes these.
+CREATE TABLE atoll.undo (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    reason text NOT NULL,
+    sql    text NOT NULL
+);
+
+-- The moment, in milliseconds since 1970 on this database's clock, until which writes are accepted. Never set, or
+-- lost in a crash or a promotion (hence UNLOGGED): no write is accepted.
+CREATE UNLOGGED SEQUENCE atoll.lease AS bigint MINVALUE 0 START 0;

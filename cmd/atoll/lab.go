@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/atollhq/atoll/internal/lab"
+)
+
+func (c *cli) lab() *cobra.Command {
+	var o lab.Options
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "many sites on this machine, with paths that can be cut",
+		Long: `Runs sites as real processes on this machine: PostgreSQL servers, stores, agents, gateways and the ticket shop. Every path
+between two sites leads through a proxy that can delay it or cut it. All of it listens on loopback, lives in a temporary folder
+and is gone when the lab ends.
+
+` + lab.OrderHelp(),
+		Example: `  atoll lab demo                 # load, switches, a cut; ends in a report
+  atoll lab up                   # the same sites, until Ctrl-C
+  atoll lab tell cut a b         # in another terminal: to the lab that runs`,
+	}
+	flags := cmd.PersistentFlags()
+	self, err := os.Executable()
+	if err != nil {
+		self = "bin/atoll"
+	}
+	flags.StringVar(&o.Atoll, "atoll", self, "the atoll binary to run")
+	flags.StringVar(&o.Tickets, "tickets", "bin/tickets", "the ticket shop's binary to run")
+	flags.DurationVar(&o.RTT, "rtt", 30*time.Millisecond, "round trip between two sites")
+	flags.IntVar(&o.Gateways, "gateways", 2, "gateways per site")
+	cmd.AddCommand(c.labDemo(&o), c.labUp(&o), labTell())
+	return cmd
+}
+
+func (c *cli) labDemo(o *lab.Options) *cobra.Command {
+	demo := lab.DemoOptions{}
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "load, switches both ways, a cut between the sites; exit 0 if every check passes",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			demo.Options, demo.JSON = *o, c.json
+			demo.Stdout, demo.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return lab.Demo(cmd.Context(), demo)
+		},
+	}
+	cmd.Flags().StringVar(&demo.Out, "out", "out", "folder of the report, demo.json")
+	cmd.Flags().Float64Var(&demo.Rate, "rate", 150, "requests a second")
+	return cmd
+}
+
+func (c *cli) labUp(o *lab.Options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "up",
+		Short: "the demo's sites without its script, until Ctrl-C",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.Up(cmd.Context(), *o) },
+	}
+}
+
+func labTell() *cobra.Command {
+	return &cobra.Command{
+		Use:     "tell ORDER [WORDS]",
+		Short:   "give an order to the lab that runs",
+		Long:    lab.OrderHelp(),
+		Example: "  atoll lab tell cut a b\n  atoll lab tell pause b/agent\n  atoll lab tell delay a b 200ms link",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			said, err := lab.Tell(cmd.Context(), args)
+			if said = strings.TrimSpace(said); said != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), said)
+			}
+			return err
+		},
+	}
+}

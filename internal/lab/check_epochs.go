@@ -1,0 +1,188 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/atollhq/atoll/topo"
+)
+
+// CheckK1: epochs follow one another in real time, each with one origin. Every ordinary commit lies in a window in
+// which its site held the bucket, windows of two sites never overlap, and the committing site changes only with a
+// handover.
+func CheckK1(e Evidence) Check {
+	c := Check{Name: "K1", Claim: "at no time do two sites commit writes of one bucket; epochs follow one another in real time"}
+	rows, changes := bySlot(e.Epochs, epochSlot), bySlot(ordinary(e.Changes), changeSlot)
+	commits, moves := 0, 0
+	for _, s := range slots(rows, changes) {
+		ws := windows(rows[s])
+		moves += max(0, len(ws)-1)
+		commits += len(changes[s])
+		checkWindows(&c, s, ws)
+		checkCommits(&c, s, ws, changes[s])
+	}
+	c.Looked = fmt.Sprintf("%d committed row changes in %d buckets, %d changes of owner or epoch", commits, len(changes), moves)
+	if commits == 0 || len(rows) == 0 {
+		c.Error = "the databases show no commits or no epoch rows"
+	}
+	return c
+}
+
+func checkWindows(c *Check, s slot, ws []window) {
+	origin := map[topo.Epoch]topo.SiteID{}
+	for i := range ws {
+		w := &ws[i]
+		if first, seen := origin[w.epoch]; seen && first != w.site {
+			c.found("bucket %s: epoch %d was opened by %s and by %s", s, w.epoch, first, w.site)
+		}
+		origin[w.epoch] = w.site
+		if i == 0 {
+			continue
+		}
+		before := &ws[i-1]
+		if w.epoch < before.epoch || w.epoch == before.epoch && w.site != before.site {
+			c.found("bucket %s: epoch %d opened (%s) after epoch %d (%s)", s, w.epoch, w, before.epoch, before)
+		}
+		if before.closed.IsZero() || before.closed.After(w.open) {
+			c.found("bucket %s: %s opened while it was still open: %s", s, w, before)
+		}
+	}
+}
+
+func checkCommits(c *Check, s slot, ws []window, changes []*Change) {
+	runs, sites := 0, topo.SiteID("")
+	for _, ch := range changes {
+		inside := slices.ContainsFunc(ws, func(w window) bool { return w.site == ch.Database && w.holds(ch.At) })
+		if !inside {
+			c.found("bucket %s: %s, while %s", s, ch, holder(ws, ch))
+		}
+		if ch.Database != sites {
+			runs++
+			sites = ch.Database
+		}
+	}
+	owners, last := 0, topo.SiteID("")
+	for _, w := range ws {
+		if w.site != last {
+			owners++
+			last = w.site
+		}
+	}
+	if runs > owners {
+		c.found("bucket %s: the committing site changed %d times, its owner %d times", s, runs-1, max(0, owners-1))
+	}
+}
+
+// holder says for a message who held a bucket at the time of a commit.
+func holder(ws []window, ch *Change) string {
+	var before *window
+	for i := range ws {
+		if ws[i].holds(ch.At) {
+			return "the bucket was open for " + ws[i].String()
+		}
+		if ws[i].open.Before(ch.At) {
+			before = &ws[i]
+		}
+	}
+	if before == nil {
+		return "no site had opened the bucket yet"
+	}
+	return "it was closed everywhere; last open for " + before.String()
+}
+
+// CheckK2: I3 for planned switches: before the new owner's first commit at an epoch, the old owner's closing word and
+// every row change that it had committed were applied there.
+func CheckK2(e Evidence) Check {
+	c := Check{Name: "K2", Claim: "the new owner commits its first write after it applied everything of the old owner"}
+	rows := bySlot(e.Epochs, epochSlot)
+	born, applied := bySlot(ordinary(e.Changes), changeSlot), bySlot(appliedOnly(e.Changes), changeSlot)
+	handovers, compared := 0, 0
+	for _, s := range slots(rows, born) {
+		ws := windows(rows[s])
+		for i := 1; i < len(ws); i++ {
+			if ws[i].site == ws[i-1].site {
+				continue
+			}
+			handovers++
+			checkMarkerArrived(&c, s, rows[s], &ws[i-1], &ws[i])
+			compared += checkApplied(&c, s, &ws[i-1], &ws[i], born[s], applied[s])
+		}
+	}
+	c.Looked = fmt.Sprintf("%d bucket handovers, %d row changes before them", handovers, compared)
+	if handovers == 0 {
+		c.Error = "the databases show no handover"
+	}
+	return c
+}
+
+func checkMarkerArrived(c *Check, s slot, rows []*EpochRow, from, to *window) {
+	for _, r := range rows {
+		if r.Database == to.site && r.Site == from.site && !r.Open && r.Epoch == from.epoch {
+			if r.At.After(to.open) {
+				c.found("bucket %s: %s opened epoch %d at %s, %s before the end of %s's epoch %d was applied there",
+					s, to.site, to.epoch, clock(to.open), r.At.Sub(to.open), from.site, from.epoch)
+			}
+			return
+		}
+	}
+	c.found("bucket %s: %s opened epoch %d, but the end of %s's epoch %d never arrived there", s, to.site, to.epoch, from.site, from.epoch)
+}
+
+type rowOp struct{ table, row, op string }
+
+// checkApplied compares by count per row and operation: the applier does to a row what its origin did, in order.
+func checkApplied(c *Check, s slot, from, to *window, born, applied []*Change) int {
+	first := to.open
+	for _, ch := range born {
+		if ch.Database == to.site && !ch.At.Before(to.open) {
+			first = ch.At
+			break
+		}
+	}
+	missing, last := map[rowOp]int{}, map[rowOp]*Change{}
+	n := 0
+	for _, ch := range born {
+		if ch.Database == from.site && ch.At.Before(to.open) {
+			missing[rowOp{ch.Table, ch.Row, ch.Op}]++
+			last[rowOp{ch.Table, ch.Row, ch.Op}] = ch
+			n++
+		}
+	}
+	for _, ch := range applied {
+		if ch.Database == to.site && ch.At.Before(first) {
+			missing[rowOp{ch.Table, ch.Row, ch.Op}]--
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(missing), func(a, b rowOp) int { return strings.Compare(a.table+a.row+a.op, b.table+b.row+b.op) }) {
+		if missing[k] > 0 {
+			c.found("bucket %s: %s committed at epoch %d at %s without having applied %s", s, to.site, to.epoch, clock(first), last[k])
+		}
+	}
+	return n
+}
+
+func ordinary(all []Change) []Change {
+	return slices.DeleteFunc(slices.Clone(all), func(c Change) bool { return c.Applied })
+}
+
+func appliedOnly(all []Change) []Change {
+	return slices.DeleteFunc(slices.Clone(all), func(c Change) bool { return !c.Applied })
+}
+
+func slots[A, B any](a map[slot]A, b map[slot]B) []slot {
+	all := map[slot]bool{}
+	for s := range a {
+		all[s] = true
+	}
+	for s := range b {
+		all[s] = true
+	}
+	return slices.SortedFunc(maps.Keys(all), func(x, y slot) int {
+		if n := strings.Compare(string(x.keyspace), string(y.keyspace)); n != 0 {
+			return n
+		}
+		return int(x.bucket) - int(y.bucket)
+	})
+}

@@ -1,0 +1,258 @@
+package lab
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/atollhq/atoll/topo"
+)
+
+// story is a hand-made run of one bucket, told in seconds.
+type story struct{ e Evidence }
+
+func second(s float64) time.Time { return time.Unix(1_800_000_000, 0).Add(time.Duration(s * 1e9)) }
+
+// open and closed are epoch rows of a site in its own database.
+func (s *story) open(at float64, site topo.SiteID, epoch topo.Epoch) *story {
+	return s.row(at, site, site, epoch, true)
+}
+
+func (s *story) closed(at float64, site topo.SiteID, epoch topo.Epoch) *story {
+	return s.row(at, site, site, epoch, false)
+}
+
+func (s *story) row(at float64, database, site topo.SiteID, epoch topo.Epoch, open bool) *story {
+	s.e.Epochs = append(s.e.Epochs, EpochRow{Database: database, Site: site, Keyspace: users, Bucket: 7, Epoch: epoch, Open: open, At: second(at)})
+	return s
+}
+
+func (s *story) write(at float64, database topo.SiteID, row string) *story {
+	s.e.Changes = append(s.e.Changes, Change{Database: database, Table: "orders", Op: "INSERT", Row: row, Keyspace: users, Bucket: 7, At: second(at)})
+	return s
+}
+
+func (s *story) applied(at float64, database topo.SiteID, row string) *story {
+	s.write(at, database, row)
+	s.e.Changes[len(s.e.Changes)-1].Applied = true
+	return s
+}
+
+// goodMove: bucket 7 goes from a (epoch 1) to b (epoch 2) as it should.
+func goodMove() *story {
+	return new(story).open(0, "a", 1).
+		write(1, "a", "one").applied(1.1, "b", "one").
+		write(2, "a", "two").applied(2.1, "b", "two").
+		closed(3, "a", 1).row(3.1, "b", "a", 1, false).
+		open(4, "b", 2).row(4.1, "a", "b", 2, true).
+		write(5, "b", "three").applied(5.1, "a", "three")
+}
+
+func want(t *testing.T, c Check, violation string) {
+	t.Helper()
+	switch {
+	case violation == "" && !c.Passed():
+		t.Errorf("%s: %s, error %q, examples:\n%s", c.Name, c.Result(), c.Error, strings.Join(c.Examples, "\n"))
+	case violation != "" && (c.Result() != "fail" || !strings.Contains(strings.Join(c.Examples, "\n"), violation)):
+		t.Errorf("%s: %s, error %q, examples:\n%s\nwant one with %q", c.Name, c.Result(), c.Error, strings.Join(c.Examples, "\n"), violation)
+	}
+}
+
+func TestCheckK1(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		s         *story
+		violation string
+	}{
+		"a good move":               {goodMove(), ""},
+		"there and back":            {goodMove().closed(6, "b", 2).open(7, "a", 3).write(8, "a", "four"), ""},
+		"an aborted move":           {new(story).open(0, "a", 1).write(1, "a", "x").closed(2, "a", 1).open(3, "a", 2).write(4, "a", "y"), ""},
+		"aborted before closing":    {new(story).open(0, "a", 1).write(1, "a", "x").open(3, "a", 2).write(4, "a", "y"), ""},
+		"said twice":                {goodMove().open(6, "b", 2).write(7, "b", "z"), ""},
+		"write after closing":       {goodMove().write(3.5, "a", "late"), "closed everywhere"},
+		"write at the old site":     {goodMove().write(6, "a", "stray"), "the bucket was open for b at epoch 2"},
+		"write before opening":      {goodMove().write(3.9, "b", "early"), "closed everywhere"},
+		"write at no one's":         {new(story).open(3, "a", 1).write(2, "a", "x"), "no site had opened"},
+		"one epoch at two sites":    {new(story).open(0, "a", 1).write(1, "a", "x").closed(2, "a", 1).open(3, "b", 1), "epoch 1 was opened by a and by b"},
+		"an epoch goes back":        {new(story).open(0, "a", 5).write(1, "a", "x").closed(2, "a", 5).open(3, "b", 4), "epoch 4 opened"},
+		"opened while open":         {new(story).open(0, "a", 1).write(1, "a", "x").open(2, "b", 2), "while it was still open"},
+		"the committing site swaps": {goodMove().write(6, "a", "p").write(7, "b", "q"), "the committing site changed 3 times, its owner 1 times"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want(t, CheckK1(test.s.e), test.violation)
+		})
+	}
+	if c := CheckK1(Evidence{}); c.Passed() {
+		t.Error("a check of nothing passes")
+	}
+}
+
+func TestCheckK2(t *testing.T) {
+	t.Parallel()
+	late := new(story).open(0, "a", 1).
+		write(1, "a", "one").write(2, "a", "two").closed(3, "a", 1).
+		open(4, "b", 2).write(4.5, "b", "three").
+		applied(5, "b", "one").applied(5, "b", "two").row(5.1, "b", "a", 1, false)
+	never := new(story).open(0, "a", 1).write(1, "a", "one").applied(1.5, "b", "one").closed(3, "a", 1).open(4, "b", 2)
+	partly := goodMove().write(2.5, "a", "lost")
+	again := goodMove().closed(6, "b", 2).row(6.1, "a", "b", 2, false).open(7, "a", 3).write(8, "a", "four")
+	behind := goodMove().write(5.5, "b", "five").closed(6, "b", 2).row(6.1, "a", "b", 2, false).open(7, "a", 3)
+	want(t, CheckK2(goodMove().e), "")
+	want(t, CheckK2(again.e), "")
+	want(t, CheckK2(late.e), "before the end of a's epoch 1 was applied")
+	want(t, CheckK2(late.e), "without having applied INSERT of orders two")
+	want(t, CheckK2(never.e), "never arrived")
+	want(t, CheckK2(partly.e), "without having applied INSERT of orders lost")
+	want(t, CheckK2(behind.e), "without having applied INSERT of orders five")
+	if c := CheckK2(new(story).open(0, "a", 1).write(1, "a", "x").e); c.Passed() {
+		t.Error("a check without a handover passes")
+	}
+}
+
+func TestCheckK6(t *testing.T) {
+	t.Parallel()
+	op := func(id, gateway string, from, to float64, view string) Operation {
+		return Operation{ID: id, Gateway: gateway, View: view, Outcome: OK, InvokedUS: second(from).UnixMicro(), ReturnedUS: second(to).UnixMicro()}
+	}
+	good := []Operation{op("1", "a/g1", 0, 1, "1.4"), op("2", "a/g1", 2, 3, "1.5"), op("3", "a/g2", 4, 5, "1.4"),
+		op("4", "a/g1", 2.5, 6, "1.4"), // it began before 2 had ended
+		op("5", "a/g1", 7, 8, "2.1"), op("6", "a/g1", 9, 10, "")}
+	want(t, CheckK6(good), "")
+	want(t, CheckK6(append(good, op("7", "a/g1", 9, 10, "1.9"))), "answered 7 with view 1.9 after it had answered 5 with view 2.1")
+	want(t, CheckK6([]Operation{op("1", "g", 0, 1, "1.10"), op("2", "g", 2, 3, "1.9")}), "view 1.9") // by number, not by text
+	if c := CheckK6(nil); c.Passed() {
+		t.Error("a check of nothing passes")
+	}
+}
+
+// aShop is a shop with two orders of one customer, the first sold, the second cancelled.
+func aShop(site topo.SiteID) Shop {
+	return Shop{Site: site, Counts: map[string]int{"ada": 2, "bob": 0}, Sold: map[string]string{"s1": "o1"},
+		Orders: map[string]Order{
+			"o1": {ID: "o1", Customer: "ada", Number: 1, Seat: "s1", Status: "confirmed", Payments: 1},
+			"o2": {ID: "o2", Customer: "ada", Number: 2, Seat: "s2", Status: "cancelled", Payments: 1},
+		}}
+}
+
+func aHistory() []Operation {
+	return []Operation{
+		{ID: "o1", Op: buyOp, Key: "ada", Write: true, Outcome: OK, Status: 201, Order: &Receipt{"o1", 1, "s1"}},
+		{ID: "o2", Op: buyOp, Key: "ada", Write: true, Outcome: OK, Status: 201, Order: &Receipt{"o2", 2, "s2"}},
+		{ID: "c1", Op: cancelOp, Key: "ada", Write: true, Outcome: OK, Status: 200, Order: &Receipt{"o2", 2, "s2"}},
+		{ID: "o3", Op: buyOp, Key: "bob", Write: true, Outcome: Fail, Status: 503},
+		{ID: "o4", Op: buyOp, Key: "bob", Write: true, Outcome: OK, Status: 409},
+		{ID: "o5", Op: buyOp, Key: "bob", Write: true, Outcome: Unknown},
+	}
+}
+
+func TestCheckK3(t *testing.T) {
+	t.Parallel()
+	ada := func(s *Shop, id string, change func(*Order)) {
+		o := s.Orders[id]
+		change(&o)
+		s.Orders[id] = o
+	}
+	for name, test := range map[string]struct {
+		spoil     func(ops []Operation, b *Shop) []Operation
+		violation string
+	}{
+		"as it should be":         {func(ops []Operation, _ *Shop) []Operation { return ops }, ""},
+		"unknown that took place": {func(ops []Operation, b *Shop) []Operation { ada(b, "o2", func(*Order) {}); return ops }, ""},
+		"missing": {func(ops []Operation, b *Shop) []Operation {
+			delete(b.Orders, "o1")
+			return ops
+		}, "site b: order o1 was acknowledged and is missing"},
+		"refused and there": {func(ops []Operation, b *Shop) []Operation {
+			b.Orders["o3"] = Order{ID: "o3", Customer: "bob", Number: 1, Payments: 1}
+			b.Counts["bob"] = 1
+			return ops
+		}, "order o3 was refused and is there"},
+		"taken and there": {func(ops []Operation, b *Shop) []Operation {
+			b.Orders["o4"] = Order{ID: "o4", Customer: "bob", Number: 1, Payments: 1}
+			b.Counts["bob"] = 1
+			return ops
+		}, "order o4 was refused and is there"},
+		"another number": {func(ops []Operation, b *Shop) []Operation {
+			ada(b, "o1", func(o *Order) { o.Number = 2 })
+			ada(b, "o2", func(o *Order) { o.Number = 1 })
+			return ops
+		}, "order o1 was acknowledged as number 1"},
+		"another seat": {func(ops []Operation, b *Shop) []Operation { ada(b, "o1", func(o *Order) { o.Seat = "s9" }); return ops }, "for seat s9"},
+		"not cancelled": {func(ops []Operation, b *Shop) []Operation {
+			ada(b, "o2", func(o *Order) { o.Status = "confirmed" })
+			return ops
+		}, "the cancellation of order o2"},
+		"a gap":           {func(ops []Operation, b *Shop) []Operation { ada(b, "o2", func(o *Order) { o.Number = 3 }); return ops }, "order number 3 (o2) where 2 is expected"},
+		"a number twice":  {func(ops []Operation, b *Shop) []Operation { ada(b, "o2", func(o *Order) { o.Number = 1 }); return ops }, "where 2 is expected"},
+		"a wrong count":   {func(ops []Operation, b *Shop) []Operation { b.Counts["ada"] = 1; return ops }, "counts 1 orders and has 2"},
+		"a count of none": {func(ops []Operation, b *Shop) []Operation { b.Counts["bob"] = 1; return ops }, "customer bob counts 1 orders and has none"},
+		"paid twice": {func(ops []Operation, b *Shop) []Operation {
+			ada(b, "o1", func(o *Order) { o.Payments = 2 })
+			return ops
+		}, "has 2 payments"},
+		"given twice": {func(ops []Operation, _ *Shop) []Operation {
+			return append(ops, Operation{ID: "o6", Op: buyOp, Key: "ada", Write: true, Outcome: OK, Status: 201, Order: &Receipt{"o6", 2, "s6"}})
+		}, "customer ada was given order number 2 twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b := aShop("a"), aShop("b")
+			ops := test.spoil(aHistory(), &b)
+			want(t, CheckK3(ops, []Shop{a, b}), test.violation)
+		})
+	}
+	if c := CheckK3(nil, []Shop{aShop("a")}); c.Passed() {
+		t.Error("a check of nothing passes")
+	}
+}
+
+func TestCheckSeats(t *testing.T) {
+	t.Parallel()
+	good := aShop("a")
+	c, twice := CheckSeats([]Shop{good})
+	want(t, c, "")
+	if twice != 0 {
+		t.Errorf("%d seats sold twice", twice)
+	}
+	bad := aShop("a")
+	bad.Orders["o7"] = Order{ID: "o7", Customer: "bob", Number: 1, Seat: "s1", Status: "confirmed", Payments: 1}
+	c, twice = CheckSeats([]Shop{good, bad})
+	want(t, c, "seat s1 is sold to the orders [o1 o7]")
+	if twice != 1 {
+		t.Errorf("%d seats sold twice, want 1", twice)
+	}
+	unsold := aShop("b")
+	unsold.Sold = map[string]string{"s5": "o9"}
+	c, _ = CheckSeats([]Shop{unsold})
+	want(t, c, "the catalogue has it sold to")
+}
+
+func TestCheckEqual(t *testing.T) {
+	t.Parallel()
+	site := func(rows rowHashes) map[string]rowHashes { return map[string]rowHashes{"public.orders": rows} }
+	a := site(rowHashes{"1": "x", "2": "y"})
+	compare := func(b rowHashes) Check { return CheckEqual(map[topo.SiteID]map[string]rowHashes{"a": a, "b": site(b)}) }
+	want(t, compare(rowHashes{"1": "x", "2": "y"}), "")
+	want(t, compare(rowHashes{"1": "x"}), "public.orders 2 is at a and not at b")
+	want(t, compare(rowHashes{"1": "x", "2": "y", "3": "z"}), "public.orders 3 is at b and not at a")
+	want(t, compare(rowHashes{"1": "x", "2": "other"}), "public.orders 2 differs between a and b")
+	if c := CheckEqual(map[topo.SiteID]map[string]rowHashes{"a": a}); c.Passed() {
+		t.Error("one site is equal to itself")
+	}
+}
+
+func TestCheckReleases(t *testing.T) {
+	t.Parallel()
+	hold := func(at float64, gateway string, begin bool) Hold {
+		return Hold{Gateway: gateway, Begin: begin, Handover: "h1", Keyspace: users, Buckets: topo.SpansOf(7), At: second(at)}
+	}
+	good := []Hold{hold(2.5, "a/g1", true), hold(2.6, "b/g1", true), hold(3.95, "a/g1", false), hold(4.1, "b/g1", false)}
+	want(t, CheckReleases(good, goodMove().e), "") // a's gateway passes them on to b's, which still holds them
+	want(t, CheckReleases(append(good, hold(3.5, "b/g2", false)), goodMove().e), "gateway b/g2 let go the writes of bucket users/7")
+	never := new(story).open(0, "a", 1).closed(3, "a", 1)
+	want(t, CheckReleases(good, never.e), "no fence opened for them after")
+	if c := CheckReleases(nil, goodMove().e); c.Passed() {
+		t.Error("a check of nothing passes")
+	}
+}

@@ -1,0 +1,368 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/atollhq/atoll/topo"
+)
+
+// DemoOptions say how to run the demonstration.
+type DemoOptions struct {
+	Options
+	Out      string    // folder of the report
+	Rate     float64   // requests a second, default 150
+	JSON     bool      // print the report as JSON to Stdout, the progress to Stderr
+	Stdout   io.Writer // default os.Stdout
+	Stderr   io.Writer // default os.Stderr
+	Switches int       // at the nominal round trip, default 10
+}
+
+const (
+	bucketsPerSwitch = 25
+	extraLinkDelay   = 500 * time.Millisecond
+	extraSeatDelay   = 1500 * time.Millisecond // longer than the drain bound
+	cutTime          = 10 * time.Second
+	breath           = 1200 * time.Millisecond // between two switches
+	catchUpBound     = 30 * time.Second
+	quiesceBound     = 30 * time.Second
+)
+
+func (o *DemoOptions) setDefaults() {
+	o.Options.setDefaults()
+	if o.Rate == 0 {
+		o.Rate = 150
+	}
+	if o.Switches == 0 {
+		o.Switches = 10
+	}
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	if o.Out == "" {
+		o.Out = "out"
+	}
+}
+
+// phase groups switches by the conditions under which they ran.
+type phase string
+
+const (
+	spreading  phase = "spread"
+	nominal    phase = "nominal"
+	underLag   phase = "under_lag"
+	slowWriter phase = "slow_writers"
+	afterCut   phase = "after_cut"
+)
+
+// switchRun is one `atoll switch` as the lab saw it from outside.
+type switchRun struct {
+	phase      phase
+	buckets    topo.Spans
+	from, to   topo.SiteID
+	start, end time.Time
+	err        error
+}
+
+// demo is one run of the demonstration.
+type demo struct {
+	opts   DemoOptions
+	d      *Deployment
+	screen *screen
+	began  time.Time
+
+	owned     map[topo.SiteID][]topo.BucketID // who should have what; the longest unmoved first
+	switches  []switchRun
+	switching [2]time.Time // from the first switch to the end of the last before the cut
+	cut       [2]time.Time
+	caughtUp  time.Time // after the cut
+	loaded    [2]time.Time
+	straggler stragglers
+
+	mu   sync.Mutex
+	died []string
+}
+
+// errChecks is returned when the demonstration ran to its end and a check failed.
+var errChecks = errors.New("checks failed")
+
+// Demo runs the demonstration and writes its report: two sites and a witness, load, users moved between the sites
+// under harder and harder conditions, a cut path, and then the evidence. It returns nil exactly if every check passed.
+func Demo(ctx context.Context, o DemoOptions) (err error) {
+	o.setDefaults()
+	if err := os.MkdirAll(o.Out, 0o755); err != nil {
+		return fmt.Errorf("lab: folder of the report: %w", err)
+	}
+	progress := o.Stdout
+	if o.JSON {
+		progress = o.Stderr
+	}
+	m := &demo{opts: o, screen: newScreen(progress), began: time.Now(), owned: map[topo.SiteID][]topo.BucketID{}}
+	m.screen.say("a ticket shop at the sites %v and the witness %s; %v between any two", o.Sites, o.Witness, o.RTT)
+	m.d, err = Build(ctx, o.Options, func(what string) { m.screen.say("  building: %s", what) })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.d.Close()) }()
+	m.opts.Options = m.d.opts // paths made absolute
+	report, err := m.run(ctx)
+	m.screen.done()
+	if err != nil {
+		return errors.Join(err, m.keepLogs())
+	}
+	if err := m.publish(report); err != nil {
+		return err
+	}
+	if !report.OK {
+		return errors.Join(fmt.Errorf("%w: %v", errChecks, report.failing()), m.keepLogs())
+	}
+	return nil
+}
+
+// run puts load on the deployment, plays the phases, and gathers the evidence. The display and the watch over the
+// processes run beside it and end with it.
+func (m *demo) run(ctx context.Context) (*Report, error) {
+	beside, stop := context.WithCancel(ctx)
+	var g errgroup.Group
+	g.Go(func() error { return m.display(beside) })
+	g.Go(func() error { m.watchDeaths(beside); return nil })
+	report, err := m.play(ctx)
+	stop()
+	return report, errors.Join(err, g.Wait())
+}
+
+func (m *demo) play(ctx context.Context) (*Report, error) {
+	if err := m.startLoad(ctx); err != nil {
+		return nil, err
+	}
+	for _, step := range []func(context.Context) error{
+		m.spread, m.moveBothWays, m.moveUnderLag, m.moveSlowWriters, m.cutAndHeal, m.moveAfterCut, m.stopLoad, m.quiesce,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	m.screen.say("looking at the evidence")
+	return m.examine(ctx)
+}
+
+func (m *demo) a() topo.SiteID { return m.opts.Sites[0] }
+func (m *demo) b() topo.SiteID { return m.opts.Sites[1] }
+
+// spread gives the second site half of the users.
+func (m *demo) spread(ctx context.Context) error {
+	if err := rest(ctx, 3*time.Second); err != nil {
+		return err
+	}
+	for b := range topo.BucketID(m.opts.Buckets) {
+		m.owned[m.a()] = append(m.owned[m.a()], b)
+	}
+	m.switching[0] = time.Now()
+	return m.move(ctx, spreading, m.next(m.a(), m.opts.Buckets/2), m.a(), m.b(), "spread: half of the users")
+}
+
+// moveBothWays moves buckets at the nominal round trip, there and back in turn.
+func (m *demo) moveBothWays(ctx context.Context) error {
+	from, to := m.a(), m.b()
+	for i := range m.opts.Switches {
+		if err := m.move(ctx, nominal, m.next(from, bucketsPerSwitch), from, to, fmt.Sprintf("switch %d of %d", i+1, m.opts.Switches)); err != nil {
+			return err
+		}
+		from, to = to, from
+	}
+	return nil
+}
+
+// moveUnderLag switches while only the replication is late: a switch that does not wait for the marker would show.
+func (m *demo) moveUnderLag(ctx context.Context) error {
+	there := Way{m.a(), m.b()}
+	for _, w := range []Way{there, there.back()} {
+		m.d.Network.Delay(w, Link, extraLinkDelay)
+		defer m.d.Network.Delay(w, Link, 0)
+	}
+	if err := rest(ctx, time.Second); err != nil {
+		return err
+	}
+	for _, w := range []Way{there, there.back()} {
+		what := fmt.Sprintf("replication %v late", extraLinkDelay)
+		if err := m.move(ctx, underLag, m.next(w.From, bucketsPerSwitch), w.From, w.To, what); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// moveSlowWriters switches while writers take longer than the gateways wait for: one time with transactions that stay
+// open after their write, one time with requests that come to their first write late.
+func (m *demo) moveSlowWriters(ctx context.Context) error {
+	buckets := m.next(m.a(), bucketsPerSwitch)
+	if err := m.straggler.bulkNotes(ctx, m, m.a(), buckets); err != nil {
+		return err
+	}
+	if err := m.move(ctx, slowWriter, buckets, m.a(), m.b(), "transactions that stay open"); err != nil {
+		return err
+	}
+	toSeats := Way{m.b(), m.a()}
+	m.d.Network.Delay(toSeats, GatewayPeer, extraSeatDelay)
+	defer m.d.Network.Delay(toSeats, GatewayPeer, 0)
+	buckets = m.next(m.b(), bucketsPerSwitch)
+	if err := m.straggler.buys(ctx, m, m.b(), buckets); err != nil {
+		return err
+	}
+	err := m.move(ctx, slowWriter, buckets, m.b(), m.a(), fmt.Sprintf("seats %v away", extraSeatDelay))
+	m.switching[1] = time.Now()
+	m.straggler.wait()
+	return err
+}
+
+func (m *demo) cutAndHeal(ctx context.Context) error {
+	// What was sent while switches were made shall be answered before the cut, or the cut's failures would be theirs.
+	if err := rest(ctx, 2*extraSeatDelay); err != nil {
+		return err
+	}
+	m.screen.say("the path between %s and %s is cut both ways for %v", m.a(), m.b(), cutTime)
+	m.cut[0] = time.Now()
+	m.d.Network.Cut(m.a(), m.b())
+	err := rest(ctx, cutTime)
+	m.d.Network.Heal(m.a(), m.b())
+	m.cut[1] = time.Now()
+	if err != nil {
+		return err
+	}
+	m.screen.say("healed; the sites catch up")
+	return m.awaitCaughtUp(ctx)
+}
+
+// awaitCaughtUp waits, bounded, until every site is less than a second behind; an operator would not switch before.
+func (m *demo) awaitCaughtUp(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, catchUpBound)
+	defer cancel()
+	err := every(bounded, 250*time.Millisecond, func() (bool, error) {
+		lags, err := m.d.lags(bounded)
+		for _, l := range lags {
+			if l.age > time.Second {
+				return false, err
+			}
+		}
+		return err == nil, err
+	})
+	m.caughtUp = time.Now()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case bounded.Err() != nil:
+		m.screen.say("  they are still behind after %v", catchUpBound)
+		return nil
+	case err != nil:
+		return err
+	}
+	return rest(ctx, 3*time.Second)
+}
+
+func (m *demo) moveAfterCut(ctx context.Context) error {
+	return m.move(ctx, afterCut, m.next(m.b(), bucketsPerSwitch), m.b(), m.a(), "after the cut")
+}
+
+// next picks the buckets of a site that have not moved for longest.
+func (m *demo) next(site topo.SiteID, n int) topo.Spans {
+	return topo.SpansOf(m.owned[site][:min(n, len(m.owned[site]))]...)
+}
+
+// move runs one switch. One that fails is evidence, not the end: the next ones are still worth seeing.
+func (m *demo) move(ctx context.Context, p phase, buckets topo.Spans, from, to topo.SiteID, what string) error {
+	m.screen.say("%s: buckets %s, %s → %s", what, buckets, from, to)
+	run := switchRun{phase: p, buckets: buckets, from: from, to: to, start: time.Now()}
+	_, run.err = m.d.Atoll(ctx, "switch", "--keyspace", string(users), "--buckets", buckets.String(), "--to", string(to), "--json")
+	run.end = time.Now()
+	m.switches = append(m.switches, run)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	m.owned[from] = slices.DeleteFunc(m.owned[from], buckets.Contains)
+	if run.err != nil {
+		m.screen.say("  the switch failed: %v", run.err)
+		to = from
+	}
+	m.owned[to] = append(m.owned[to], buckets.Buckets()...)
+	return rest(ctx, breath)
+}
+
+func (m *demo) watchDeaths(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case name := <-m.d.deaths:
+			m.mu.Lock()
+			m.died = append(m.died, name)
+			m.mu.Unlock()
+			m.screen.say("%s ended by itself; its log ends:\n%s", name, m.d.Processes.Tail(name, 5))
+		}
+	}
+}
+
+// publish writes the report to its folder and shows it.
+func (m *demo) publish(r *Report) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		panic("BUG: report does not marshal: " + err.Error())
+	}
+	data = append(data, '\n')
+	text := r.text(&screen{})
+	err = errors.Join(
+		os.WriteFile(filepath.Join(m.opts.Out, "demo.json"), data, 0o644),
+		os.WriteFile(filepath.Join(m.opts.Out, "report.txt"), []byte(text), 0o644))
+	if err != nil {
+		return fmt.Errorf("lab: report: %w", err)
+	}
+	if m.opts.JSON {
+		_, err = m.opts.Stdout.Write(data)
+	} else {
+		_, err = io.WriteString(m.opts.Stdout, r.text(m.screen))
+	}
+	return err
+}
+
+// keepLogs copies the processes' logs beside the report of a run that failed.
+func (m *demo) keepLogs() error {
+	to := filepath.Join(m.opts.Out, "logs")
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	err := os.CopyFS(to, os.DirFS(filepath.Join(m.d.Dir, "logs")))
+	for _, site := range m.opts.Sites {
+		if data, e := os.ReadFile(m.d.databases[site].LogFile()); e == nil {
+			err = errors.Join(err, os.WriteFile(filepath.Join(to, string(site)+"-db.log"), data, 0o644))
+		}
+	}
+	return err
+}
+
+func rest(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// of lists the runs of a phase.
+func (m *demo) of(p phase) []switchRun {
+	return slices.DeleteFunc(slices.Clone(m.switches), func(s switchRun) bool { return s.phase != p })
+}

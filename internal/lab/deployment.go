@@ -1,0 +1,310 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/atollhq/atoll/internal/pgserver"
+	"github.com/atollhq/atoll/internal/spec"
+	"github.com/atollhq/atoll/topo"
+)
+
+const (
+	agentRole = "atoll"
+	shopRole  = "tickets"
+	database  = "tickets"
+)
+
+// Options say what to build.
+type Options struct {
+	Atoll   string // path of the binary
+	Tickets string // path of the binary
+
+	Sites    []topo.SiteID // full sites, the seed first; default a, b
+	Witness  topo.SiteID   // default w
+	Gateways int           // per full site, default 2
+	Buckets  int           // of the keyspace users, default 256
+	RTT      time.Duration // default 30ms
+	Jitter   time.Duration
+	Shape    Shape
+}
+
+// Shape is how much there is in the shop.
+type Shape struct{ Customers, Seats, Events int }
+
+func (o *Options) setDefaults() {
+	if len(o.Sites) == 0 {
+		o.Sites = []topo.SiteID{"a", "b"}
+	}
+	if o.Witness == "" {
+		o.Witness = "w"
+	}
+	if o.Gateways == 0 {
+		o.Gateways = 2
+	}
+	if o.Buckets == 0 {
+		o.Buckets = 256
+	}
+	if o.RTT == 0 {
+		o.RTT = 30 * time.Millisecond
+	}
+	if o.Shape == (Shape{}) {
+		o.Shape = Shape{Customers: 1000, Seats: 20000, Events: 4}
+	}
+}
+
+// Deployment is a ticket shop at several sites of real processes on this machine, in one folder that is gone when it
+// is closed, or when the lab dies.
+type Deployment struct {
+	Dir       string
+	SpecFile  string
+	Spec      *spec.Spec
+	Network   *Network
+	Processes *Processes
+
+	opts      Options
+	at        map[topo.SiteID]*addresses
+	watchdog  *watchdog
+	databases map[topo.SiteID]*pgserver.Server
+	deaths    chan string // names of processes that ended by themselves
+	closing   sync.Once
+}
+
+// Build builds and starts a deployment and waits until it serves; say hears what it does. On an error nothing is left.
+func Build(ctx context.Context, o Options, say func(string)) (_ *Deployment, err error) {
+	o.setDefaults()
+	for _, bin := range []*string{&o.Atoll, &o.Tickets} {
+		if *bin, err = filepath.Abs(*bin); err != nil {
+			return nil, fmt.Errorf("lab: %w", err)
+		}
+		if _, err := os.Stat(*bin); err != nil {
+			return nil, fmt.Errorf("lab: %w; `make build` builds the binaries", err)
+		}
+	}
+	d := &Deployment{opts: o, at: map[topo.SiteID]*addresses{}, databases: map[topo.SiteID]*pgserver.Server{}, deaths: make(chan string, 64)}
+	if d.Dir, d.watchdog, err = newRunFolder(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"networks and addresses", d.layOut},
+		{"certificates", d.certify},
+		{"databases", d.startDatabases},
+		{"the shop's tables", d.initShop},
+		{"atoll apply", d.apply},
+		{"stores", d.startStores},
+		{"agents", d.startAgents},
+		{"gateways and shops", d.startFronts},
+		{"first copy of the data", d.awaitHealthy},
+	} {
+		say(step.what)
+		if err := step.do(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	return d, nil
+}
+
+// Close stops everything and removes the folder: first the shops, gateways, agents and stores, then the databases
+// under them, then the paths. It may be called again.
+func (d *Deployment) Close() (err error) {
+	d.closing.Do(func() {
+		if d.Processes != nil {
+			err = errors.Join(err, d.Processes.Close())
+		}
+		for _, site := range d.opts.Sites {
+			if s := d.databases[site]; s != nil {
+				_ = s.Resume() // a paused server would not see that it shall end
+				err = errors.Join(err, s.Immediate())
+			}
+		}
+		if d.Network != nil {
+			d.Network.Close()
+		}
+		err = errors.Join(err, os.RemoveAll(d.Dir), d.watchdog.done())
+	})
+	return err
+}
+
+func (d *Deployment) layOut(context.Context) error {
+	d.Network = NewNetwork(d.opts.RTT, d.opts.Jitter)
+	logs := filepath.Join(d.Dir, "logs")
+	if err := os.Mkdir(logs, 0o755); err != nil {
+		return err
+	}
+	d.Processes = NewProcesses(logs, func(name string) {
+		select {
+		case d.deaths <- name:
+		default: // so many deaths that nobody will miss one
+		}
+	})
+	var p ports
+	for _, site := range append(slices.Clone(d.opts.Sites), d.opts.Witness) {
+		a, err := pickAddresses(&p, site == d.opts.Witness, d.opts.Gateways)
+		if err != nil {
+			return err
+		}
+		d.at[site] = a
+	}
+	s, err := makeSpec(d.opts, d.at, d.Network)
+	if err != nil {
+		return err
+	}
+	d.SpecFile = filepath.Join(d.Dir, "atoll.yaml")
+	d.Spec, err = writeSpec(d.SpecFile, s)
+	return err
+}
+
+func (d *Deployment) certify(ctx context.Context) error {
+	calls := [][]string{{"ca", "init"}, {"ca", "issue", "operator", operatorName}}
+	for _, site := range slices.Sorted(maps.Keys(d.at)) {
+		calls = append(calls, []string{"ca", "issue", "site", string(site)})
+	}
+	for _, args := range calls {
+		if _, err := d.Atoll(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Atoll runs the binary to its end against this deployment and returns its standard output.
+func (d *Deployment) Atoll(ctx context.Context, args ...string) ([]byte, error) {
+	return d.Processes.Run(ctx, Command{Name: "atoll " + args[0], Path: d.opts.Atoll, Dir: d.Dir, Env: d.env(""),
+		Args: append(slices.Clone(args), "-f", d.SpecFile)})
+}
+
+// env is what the processes of a site find in their environment; site "" is an operator's.
+func (d *Deployment) env(site topo.SiteID) []string {
+	env := []string{runEnv + "=" + d.Dir}
+	if s := d.databases[site]; s != nil {
+		env = append(env, "ATOLL_DSN="+s.DSN(agentRole, database), "ATOLL_ADMIN_DSN="+s.DSN(pgserver.Superuser, database),
+			"SHOP_DSN="+s.DSN(shopRole, database), "SHOP_ADMIN_DSN="+s.DSN(pgserver.Superuser, database))
+	}
+	return env
+}
+
+func (d *Deployment) startDatabases(ctx context.Context) error {
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	for _, site := range d.opts.Sites {
+		g.Go(func() error {
+			s, err := pgserver.Start(ctx, pgserver.Options{Dir: filepath.Join(d.Dir, string(site)+"-db"), Name: string(site), Port: d.at[site].database})
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			d.databases[site] = s
+			mu.Unlock()
+			if err := s.CreateDatabase(ctx, database); err != nil {
+				return err
+			}
+			return d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+				_, err := db.Exec(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN REPLICATION; CREATE ROLE %s LOGIN", agentRole, shopRole))
+				return err
+			})
+		})
+	}
+	return g.Wait()
+}
+
+// onDatabase runs f on a connection of the superuser's, straight to the server.
+func (d *Deployment) onDatabase(ctx context.Context, site topo.SiteID, f func(*pgx.Conn) error) error {
+	db, err := pgx.Connect(ctx, d.databases[site].DSN(pgserver.Superuser, database))
+	if err != nil {
+		return fmt.Errorf("database of site %s: %w", site, err)
+	}
+	defer db.Close(context.WithoutCancel(ctx))
+	if err := f(db); err != nil {
+		return fmt.Errorf("database of site %s: %w", site, err)
+	}
+	return nil
+}
+
+func (d *Deployment) initShop(ctx context.Context) error {
+	for i, site := range d.opts.Sites {
+		args := []string{"init", "--dsn-env", "SHOP_ADMIN_DSN", "--grant", shopRole}
+		if i == 0 {
+			args = append(args, d.shapeFlags()...)
+			args = append(args, "--seats", strconv.Itoa(d.opts.Shape.Seats))
+		} else {
+			args = append(args, "--schema-only")
+		}
+		if _, err := d.Processes.Run(ctx, Command{Name: "tickets init", Path: d.opts.Tickets, Args: args, Env: d.env(site)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Deployment) shapeFlags() []string {
+	return []string{"--customers", strconv.Itoa(d.opts.Shape.Customers), "--events", strconv.Itoa(d.opts.Shape.Events)}
+}
+
+// apply runs `atoll apply` at every site; then the lab puts its own witness beside it, before any agent runs.
+func (d *Deployment) apply(ctx context.Context) error {
+	tables := watchedTables(d.Spec)
+	for _, site := range d.opts.Sites {
+		_, err := d.Processes.Run(ctx, Command{Name: "atoll apply", Path: d.opts.Atoll, Env: d.env(site),
+			Args: []string{"apply", "-f", d.SpecFile, "--site", string(site)}})
+		if err != nil {
+			return err
+		}
+		err = d.onDatabase(ctx, site, func(db *pgx.Conn) error { return installEvidence(ctx, db, tables, agentRole) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Do applies an action to a process or a database by name: kill, pause, resume, stop, restart.
+func (d *Deployment) Do(ctx context.Context, action, name string) error {
+	site, part, _ := strings.Cut(name, "/")
+	if s := d.databases[topo.SiteID(site)]; s != nil && part == "db" {
+		switch action {
+		case "kill":
+			return s.Kill()
+		case "pause":
+			return s.Pause()
+		case "resume":
+			return s.Resume()
+		case "stop":
+			return s.Stop()
+		case "restart":
+			return s.Restart(ctx)
+		}
+	}
+	switch action {
+	case "kill":
+		return d.Processes.Kill(name)
+	case "pause":
+		return d.Processes.Pause(name)
+	case "resume":
+		return d.Processes.Resume(name)
+	case "stop":
+		return d.Processes.Stop(name)
+	case "restart":
+		return d.Processes.Restart(name)
+	}
+	return fmt.Errorf("lab: unknown action %q", action)
+}

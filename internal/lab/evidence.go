@@ -1,0 +1,194 @@
+package lab
+
+import (
+	"context"
+	"crypto/md5"
+	_ "embed"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/atollhq/atoll/internal/spec"
+	"github.com/atollhq/atoll/topo"
+)
+
+//go:embed evidence.sql
+var evidenceSQL string
+
+// watchedTable is a table whose row changes the lab records.
+type watchedTable struct {
+	schema, name string
+	keyspace     topo.KeyspaceID
+	buckets      int
+	key          string // column; "" for one home
+}
+
+func (w watchedTable) ident() string { return pgx.Identifier{w.schema, w.name}.Sanitize() }
+
+// watchedTables lists the tables that have an owner; the others prove nothing about ownership.
+func watchedTables(s *spec.Spec) []watchedTable {
+	var out []watchedTable
+	for name, t := range s.Tables {
+		if t.Kind != topo.Keyed && t.Kind != topo.Home {
+			continue
+		}
+		schema, table, _ := strings.Cut(name, ".")
+		out = append(out, watchedTable{schema, table, t.Keyspace, s.Keyspaces[t.Keyspace].Buckets, t.Key})
+	}
+	slices.SortFunc(out, func(a, b watchedTable) int { return strings.Compare(a.ident(), b.ident()) })
+	return out
+}
+
+// installEvidence puts the lab's witness into a database, after atoll's schema is there. The triggers are ALWAYS
+// ones: an applier may run its session as a replica, in which ordinary triggers are silent.
+func installEvidence(ctx context.Context, db *pgx.Conn, tables []watchedTable, applier string) error {
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, evidenceSQL); err != nil {
+			return fmt.Errorf("lab: evidence tables: %w", err)
+		}
+		for _, t := range tables {
+			columns, err := primaryKey(ctx, tx, t.ident())
+			if err != nil {
+				return err
+			}
+			args := append([]string{applier, t.key}, columns...)
+			for i, a := range args {
+				args[i] = "'" + strings.ReplaceAll(a, "'", "''") + "'"
+			}
+			if err := alwaysTrigger(ctx, tx, t.ident(), "INSERT OR UPDATE OR DELETE", "lab.note_change("+strings.Join(args, ", ")+")"); err != nil {
+				return err
+			}
+		}
+		return alwaysTrigger(ctx, tx, "atoll.bucket", "INSERT OR UPDATE", "lab.note_epoch()")
+	})
+}
+
+func alwaysTrigger(ctx context.Context, tx pgx.Tx, table, events, call string) error {
+	_, err := tx.Exec(ctx, fmt.Sprintf(`CREATE TRIGGER zz_lab AFTER %s ON %s FOR EACH ROW EXECUTE FUNCTION %s;
+		ALTER TABLE %s ENABLE ALWAYS TRIGGER zz_lab`, events, table, call, table))
+	if err != nil {
+		return fmt.Errorf("lab: trigger on %s: %w", table, err)
+	}
+	return nil
+}
+
+// querier is a connection, a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func primaryKey(ctx context.Context, db querier, table string) ([]string, error) {
+	rows, err := db.Query(ctx, `SELECT a.attname FROM pg_index i
+		CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+		WHERE i.indrelid = $1::regclass AND i.indisprimary ORDER BY k.n`, table)
+	if err != nil {
+		return nil, fmt.Errorf("lab: primary key of %s: %w", table, err)
+	}
+	columns, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err == nil && len(columns) == 0 {
+		err = errors.New("it has none")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lab: primary key of %s: %w", table, err)
+	}
+	return columns, nil
+}
+
+// readEvidence reads what a database's witness saw, with the times of the commits.
+func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []watchedTable) (Evidence, error) {
+	byName := map[string]watchedTable{}
+	for _, t := range tables {
+		byName[t.name] = t
+	}
+	var e Evidence
+	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, tbl, op, key, pk, pg_xact_commit_timestamp(xid) FROM lab.change ORDER BY seq`)
+	if err != nil {
+		return e, fmt.Errorf("lab: evidence of %s: %w", site, err)
+	}
+	var (
+		c       Change
+		xid     int64
+		key     string
+		at      *time.Time
+		noTimes int
+	)
+	_, err = pgx.ForEachRow(rows, []any{&xid, &c.Applied, &c.Table, &c.Op, &key, &c.Row, &at}, func() error {
+		if at == nil {
+			noTimes++
+			return nil
+		}
+		t := byName[c.Table]
+		c.Database, c.XID, c.Keyspace, c.Bucket, c.At = site, uint32(xid), t.keyspace, bucketOf(key, t.buckets), *at
+		e.Changes = append(e.Changes, c)
+		return nil
+	})
+	if err != nil {
+		return e, fmt.Errorf("lab: evidence of %s: %w", site, err)
+	}
+	if noTimes > 0 {
+		return e, fmt.Errorf("lab: evidence of %s: %d commits without a time; track_commit_timestamp must be on", site, noTimes)
+	}
+	e.Epochs, err = readEpochs(ctx, db, site)
+	return e, err
+}
+
+func readEpochs(ctx context.Context, db querier, site topo.SiteID) ([]EpochRow, error) {
+	rows, err := db.Query(ctx, `SELECT site, keyspace, bucket, epoch, state = 'open', handover, pg_xact_commit_timestamp(xid) FROM lab.epoch ORDER BY seq`)
+	if err != nil {
+		return nil, fmt.Errorf("lab: epochs of %s: %w", site, err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (EpochRow, error) {
+		r := EpochRow{Database: site}
+		return r, row.Scan(&r.Site, &r.Keyspace, &r.Bucket, &r.Epoch, &r.Open, &r.Handover, &r.At)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lab: epochs of %s: %w", site, err)
+	}
+	return out, nil
+}
+
+// bucketOf computes a key's bucket on the lab's own account: big-endian first four bytes of MD5(key) & (n-1).
+func bucketOf(key string, n int) topo.BucketID {
+	if n <= 1 {
+		return 0
+	}
+	sum := md5.Sum([]byte(key))
+	return topo.BucketID(binary.BigEndian.Uint32(sum[:]) & uint32(n-1))
+}
+
+// forgetChanges drops the row changes so far, made by the building of the deployment. Epoch rows stay: they say who
+// owns what from the start.
+func forgetChanges(ctx context.Context, db *pgx.Conn) error {
+	_, err := db.Exec(ctx, `TRUNCATE lab.change`)
+	return err
+}
+
+// progressOf says how many row changes a database has committed itself and how many it has applied.
+func progressOf(ctx context.Context, db querier) (born, applied int, err error) {
+	rows, err := db.Query(ctx, `SELECT count(*) FILTER (WHERE NOT applied), count(*) FILTER (WHERE applied) FROM lab.change`)
+	if err != nil {
+		return 0, 0, err
+	}
+	type counts struct{ Born, Applied int }
+	c, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[counts])
+	return c.Born, c.Applied, err
+}
+
+// bornAt is when the n-th row change of a database's own was written; zero: it has not that many.
+func bornAt(ctx context.Context, db querier, n int) (time.Time, error) {
+	rows, err := db.Query(ctx, `SELECT pg_xact_commit_timestamp(xid) FROM lab.change WHERE NOT applied ORDER BY seq OFFSET $1 LIMIT 1`, n)
+	if err != nil {
+		return time.Time{}, err
+	}
+	at, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[*time.Time])
+	if errors.Is(err, pgx.ErrNoRows) || at == nil {
+		return time.Time{}, nil
+	}
+	return *at, err
+}

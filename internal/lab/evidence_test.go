@@ -1,0 +1,182 @@
+package lab
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/atollhq/atoll/internal/pgserver"
+	"github.com/atollhq/atoll/topo"
+)
+
+// witnessed is a database with atoll's schema, two tables and the lab's witness. role connects as somebody else.
+func witnessed(t *testing.T) (db *pgx.Conn, role func(string) *pgx.Conn) {
+	t.Helper()
+	server := pgserver.Shared(t)
+	name := server.Database(t)
+	connect := func(user string) *pgx.Conn {
+		c, err := pgx.Connect(t.Context(), server.DSN(user, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close(context.Background()) })
+		return c
+	}
+	db = connect(pgserver.Superuser)
+	schema, err := os.ReadFile("../postgres/schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	execSQL(t, db, string(schema))
+	execSQL(t, db, `DO $$ BEGIN CREATE ROLE lab_applier LOGIN SUPERUSER; CREATE ROLE lab_shop LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$`)
+	execSQL(t, db, `CREATE TABLE orders (customer uuid, id uuid, note text, PRIMARY KEY (customer, id));
+		CREATE TABLE seats (id int PRIMARY KEY, label text); GRANT ALL ON orders, seats TO lab_shop`)
+	if err := installEvidence(t.Context(), db, testTables, "lab_applier"); err != nil {
+		t.Fatal(err)
+	}
+	return db, connect
+}
+
+var testTables = []watchedTable{{"public", "orders", users, 1024, "customer"}, {"public", "seats", catalog, 1, ""}}
+
+func execSQL(t *testing.T, db *pgx.Conn, sql string) {
+	t.Helper()
+	if _, err := db.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+const ada, bob, order1 = "6f1b1c5e-6c6b-4f0b-9d0e-3a8a0f3d8a11", "00000000-0000-0000-0000-000000000002", "00000000-0000-0000-0000-0000000000aa"
+
+func TestEvidence_SeesWhatCommits(t *testing.T) {
+	t.Parallel()
+	db, as := witnessed(t)
+	shop, applier := as("lab_shop"), as("lab_applier")
+	before := time.Now()
+	execSQL(t, shop, `INSERT INTO orders VALUES ('`+ada+`', '`+order1+`', 'x')`)
+	execSQL(t, shop, `BEGIN; INSERT INTO seats VALUES (1, 'never'); ROLLBACK`)
+	execSQL(t, shop, `UPDATE orders SET customer = '`+bob+`'`) // two buckets
+	execSQL(t, applier, `SET session_replication_role = replica; INSERT INTO seats VALUES (2, 'applied'); DELETE FROM seats`)
+	execSQL(t, db, `INSERT INTO atoll.bucket VALUES ('a', 'users', 5, 1, 'open', ''); UPDATE atoll.bucket SET state = 'closed', handover = 'h1'`)
+	e, err := readEvidence(t.Context(), db, "a", testTables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range e.Changes {
+		got = append(got, strings.Join([]string{c.Op, c.Table, c.Row, slot{c.Keyspace, c.Bucket}.String(), map[bool]string{true: "applied", false: "born"}[c.Applied]}, " "))
+		if c.At.Before(before.Add(-time.Second)) || c.At.After(time.Now().Add(time.Second)) || c.Database != "a" {
+			t.Errorf("commit of %v at %v", c, c.At)
+		}
+	}
+	adas, bobs := slot{users, bucketOf(ada, 1024)}.String(), slot{users, bucketOf(bob, 1024)}.String()
+	wanted := []string{
+		"INSERT orders " + ada + "/" + order1 + " " + adas + " born",
+		"UPDATE orders " + bob + "/" + order1 + " " + adas + " born",
+		"UPDATE orders " + bob + "/" + order1 + " " + bobs + " born",
+		"INSERT seats 2 catalog/0 applied", "DELETE seats 2 catalog/0 applied",
+	}
+	if strings.Join(got, "\n") != strings.Join(wanted, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(wanted, "\n"))
+	}
+	if len(e.Epochs) != 2 || !e.Epochs[0].Open || e.Epochs[1].Open || e.Epochs[1].Handover != "h1" || e.Epochs[1].Bucket != 5 {
+		t.Errorf("epoch rows %+v", e.Epochs)
+	}
+	born, applied, err := progressOf(t.Context(), db)
+	if err != nil || born != 3 || applied != 2 {
+		t.Errorf("%d born, %d applied, %v", born, applied, err)
+	}
+	if at, err := bornAt(t.Context(), db, 2); err != nil || at.IsZero() {
+		t.Errorf("third change at %v, %v", at, err)
+	}
+	if at, err := bornAt(t.Context(), db, 3); err != nil || !at.IsZero() {
+		t.Errorf("fourth change at %v, %v; want none", at, err)
+	}
+	if err := forgetChanges(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := readEvidence(t.Context(), db, "a", testTables); err != nil || len(e.Changes) != 0 || len(e.Epochs) != 2 {
+		t.Errorf("after forgetting: %d changes, %d epochs, %v", len(e.Changes), len(e.Epochs), err)
+	}
+}
+
+// The lab's buckets are the database's: the rule is written twice, independently.
+func TestBucketOf(t *testing.T) {
+	t.Parallel()
+	server := pgserver.Shared(t)
+	db, err := pgx.Connect(t.Context(), server.DSN(pgserver.Superuser, "postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close(t.Context())
+	for _, key := range []string{ada, bob, order1, "42", ""} {
+		var bucket topo.BucketID
+		err := db.QueryRow(t.Context(), `SELECT (('x' || left(md5($1), 8))::bit(32)::int8 & 1023)::int4`, key).Scan(&bucket)
+		if err != nil || bucket != bucketOf(key, 1024) {
+			t.Errorf("%q: bucket %d by the database, %d by the lab, %v", key, bucket, bucketOf(key, 1024), err)
+		}
+	}
+	if bucketOf("anything", 1) != 0 {
+		t.Error("a keyspace of one bucket has no bucket 0")
+	}
+}
+
+func TestHashRows(t *testing.T) {
+	t.Parallel()
+	db, _ := witnessed(t)
+	execSQL(t, db, `ALTER TABLE seats ADD at timestamptz DEFAULT '2026-01-01 00:00Z'; INSERT INTO seats VALUES (1, 'x'), (2, NULL)`)
+	first, err := hashRows(t.Context(), db, "public.seats")
+	if err != nil || len(first) != 2 || first["1"] == first["2"] {
+		t.Fatalf("%v, %v", first, err)
+	}
+	execSQL(t, db, `SET timezone = 'Asia/Tokyo'; SET datestyle = 'German'`)
+	again, err := hashRows(t.Context(), db, "public.seats")
+	if err != nil || first["1"] != again["1"] {
+		t.Errorf("a session's settings change the hash: %v, %v", again, err)
+	}
+	execSQL(t, db, `UPDATE seats SET label = 'y' WHERE id = 1`)
+	if changed, err := hashRows(t.Context(), db, "public.seats"); err != nil || changed["1"] == first["1"] || changed["2"] != first["2"] {
+		t.Errorf("after an update: %v, %v", changed, err)
+	}
+	if _, err := hashRows(t.Context(), db, "public.nothing"); err == nil {
+		t.Error("a table that does not exist has rows")
+	}
+}
+
+func TestReadShop(t *testing.T) {
+	t.Parallel()
+	server := pgserver.Shared(t)
+	db, err := pgx.Connect(t.Context(), server.DSN(pgserver.Superuser, server.Database(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close(context.Background())
+	execSQL(t, db, `CREATE TABLE customers (id uuid PRIMARY KEY, orders_count int NOT NULL DEFAULT 0);
+		CREATE TABLE orders (customer_id uuid, id uuid, number int, seat_id uuid, status text, PRIMARY KEY (customer_id, id));
+		CREATE TABLE payments (customer_id uuid, id uuid, order_id uuid);
+		CREATE TABLE outbox (id uuid, done_at timestamptz);
+		CREATE TABLE seats (id uuid PRIMARY KEY, sold_to uuid);
+		INSERT INTO customers VALUES ('`+ada+`', 1), ('`+bob+`', 0);
+		INSERT INTO orders VALUES ('`+ada+`', '`+order1+`', 1, '`+bob+`', 'confirmed');
+		INSERT INTO payments VALUES ('`+ada+`', gen_random_uuid(), '`+order1+`');
+		INSERT INTO seats VALUES ('`+bob+`', '`+order1+`'), ('`+ada+`', NULL);
+		INSERT INTO outbox VALUES (gen_random_uuid(), NULL), (gen_random_uuid(), now())`)
+	s, err := readShop(t.Context(), db, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := s.Orders[order1]; o != (Order{order1, ada, 1, bob, "confirmed", 1}) || s.Counts[ada] != 1 || len(s.Sold) != 1 || s.Sold[bob] != order1 {
+		t.Errorf("%+v", s)
+	}
+	if n, err := openJobs(t.Context(), db); err != nil || n != 1 {
+		t.Errorf("%d open jobs, %v", n, err)
+	}
+	in, err := customersIn(t.Context(), db, topo.SpansOf(bucketOf(ada, 256)), 256, 5)
+	if err != nil || len(in) != 1 || in[0] != ada {
+		t.Errorf("customers %v, %v", in, err)
+	}
+}

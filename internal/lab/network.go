@@ -1,0 +1,201 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/atollhq/atoll/topo"
+)
+
+// Kind names what a connection reaches at its destination.
+type Kind string
+
+const (
+	AnyKind     Kind = ""             // in a rule: every kind
+	StoreClient Kind = "store-client" // a store member's client port
+	StorePeer   Kind = "store-peer"   // a store member's peer port: raft
+	AgentAPI    Kind = "agent-api"    // an agent's API
+	Link        Kind = "link"         // an agent's replication link; the target of the changes dials
+	GatewayPeer Kind = "gateway"      // a gateway's port for other sites' gateways
+)
+
+// Way is a direction in which bytes travel, whoever dialled: the changes of site a travel to site b on the way a→b,
+// although b dials the link.
+type Way struct{ From, To topo.SiteID }
+
+func (w Way) String() string { return fmt.Sprintf("%s→%s", w.From, w.To) }
+
+func (w Way) back() Way { return Way{w.To, w.From} }
+
+// rule is what an operator of the lab did to one way, for one kind or for all.
+type rule struct {
+	cut   bool
+	extra time.Duration
+}
+
+type ruleKey struct {
+	way  Way
+	kind Kind
+}
+
+// condition is what holds for the bytes of one connection in one direction at this moment.
+type condition struct {
+	cut     bool
+	delay   time.Duration
+	changed <-chan struct{} // closed when any condition changes
+}
+
+// Network is the set of paths between the sites of one lab: userspace TCP proxies that delay, cut and reset.
+//
+// A cut is a cut cable: nothing passes, not even the end of a connection; connections stay open, new ones hang, and
+// what was sent arrives after the healing, as TCP would send it again. (The kernel accepts a new connection at once;
+// that its peer cannot be reached shows at the first byte.)
+type Network struct {
+	oneWay time.Duration
+	jitter time.Duration
+
+	mu struct {
+		sync.Mutex
+		rules     map[ruleKey]rule
+		changed   chan struct{}
+		listeners []net.Listener
+		conns     map[*conn]struct{}
+		closed    bool
+	}
+	running sync.WaitGroup
+}
+
+// NewNetwork makes a network without paths. Every path takes rtt/2 in each direction, plus up to jitter.
+func NewNetwork(rtt, jitter time.Duration) *Network {
+	n := &Network{oneWay: rtt / 2, jitter: jitter}
+	n.mu.rules = map[ruleKey]rule{}
+	n.mu.changed = make(chan struct{})
+	n.mu.conns = map[*conn]struct{}{}
+	return n
+}
+
+// Cut cuts the path between two sites both ways.
+func (n *Network) Cut(a, b topo.SiteID) {
+	n.CutOneWay(Way{a, b}, AnyKind)
+	n.CutOneWay(Way{b, a}, AnyKind)
+}
+
+// CutOneWay drops what travels in one direction, for one kind of endpoint or for all.
+func (n *Network) CutOneWay(w Way, k Kind) {
+	n.change(w, k, func(r *rule) { r.cut = true })
+}
+
+// Delay adds d to what travels in one direction, for one kind of endpoint or for all; 0 takes it away.
+func (n *Network) Delay(w Way, k Kind, d time.Duration) {
+	n.change(w, k, func(r *rule) { r.extra = d })
+}
+
+// Heal undoes every cut and delay between two sites, both ways and of every kind.
+func (n *Network) Heal(a, b topo.SiteID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.mu.rules, func(k ruleKey, _ rule) bool { return k.way == Way{a, b} || k.way == Way{b, a} })
+	n.announceLocked()
+}
+
+// Reset ends every connection between two sites with a TCP reset.
+func (n *Network) Reset(a, b topo.SiteID) {
+	for _, c := range n.open() {
+		if c.way == (Way{a, b}) || c.way == (Way{b, a}) {
+			c.reset()
+		}
+	}
+}
+
+// Close ends every connection and listener and waits for them.
+func (n *Network) Close() {
+	n.mu.Lock()
+	n.mu.closed = true
+	listeners := n.mu.listeners
+	n.mu.listeners = nil
+	n.mu.Unlock()
+	for _, l := range listeners {
+		l.Close()
+	}
+	for _, c := range n.open() {
+		c.reset()
+	}
+	n.running.Wait()
+}
+
+func (n *Network) change(w Way, k Kind, f func(*rule)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := n.mu.rules[ruleKey{w, k}]
+	f(&r)
+	n.mu.rules[ruleKey{w, k}] = r
+	n.announceLocked()
+}
+
+func (n *Network) announceLocked() {
+	close(n.mu.changed)
+	n.mu.changed = make(chan struct{})
+}
+
+func (n *Network) condition(w Way, k Kind) condition {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all, one := n.mu.rules[ruleKey{w, AnyKind}], n.mu.rules[ruleKey{w, k}]
+	c := condition{cut: all.cut || one.cut, delay: n.oneWay + all.extra + one.extra, changed: n.mu.changed}
+	if n.jitter > 0 {
+		c.delay += rand.N(n.jitter)
+	}
+	return c
+}
+
+func (n *Network) open() []*conn {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Keys(n.mu.conns))
+}
+
+// listen opens a loopback listener that hands every connection to serve until the network is closed.
+func (n *Network) listen(serve func(*net.TCPConn)) (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("lab: open a path: %w", err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.mu.closed {
+		l.Close()
+		return "", fmt.Errorf("lab: open a path: %w", net.ErrClosed)
+	}
+	n.mu.listeners = append(n.mu.listeners, l)
+	n.running.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			n.running.Go(func() { serve(c.(*net.TCPConn)) })
+		}
+	})
+	return l.Addr().String(), nil
+}
+
+func (n *Network) add(c *conn) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.mu.closed {
+		return false
+	}
+	n.mu.conns[c] = struct{}{}
+	return true
+}
+
+func (n *Network) remove(c *conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.mu.conns, c)
+}

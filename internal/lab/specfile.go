@@ -1,0 +1,188 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/atollhq/atoll/internal/spec"
+	"github.com/atollhq/atoll/topo"
+)
+
+const (
+	deploymentName = "lab"
+	operatorName   = "lab"
+
+	users   topo.KeyspaceID = "users"
+	catalog topo.KeyspaceID = "catalog"
+)
+
+// addresses are the real loopback ports of one site.
+type addresses struct {
+	storeClient, storePeer string
+	api, link              string
+	app                    string
+	database               int
+	gateways               map[string]gatewayAddresses
+}
+
+type gatewayAddresses struct{ listen, peer, admin string }
+
+func pickAddresses(p *ports, witness bool, gateways int) (*addresses, error) {
+	a := &addresses{gateways: map[string]gatewayAddresses{}}
+	into := []*string{&a.storeClient, &a.storePeer}
+	if !witness {
+		into = append(into, &a.api, &a.link, &a.app)
+	}
+	for _, to := range into {
+		port, err := p.next()
+		if err != nil {
+			return nil, err
+		}
+		*to = local(port)
+	}
+	if witness {
+		return a, nil
+	}
+	var err error
+	if a.database, err = p.next(); err != nil {
+		return nil, err
+	}
+	for i := range gateways {
+		var g [3]int
+		for j := range g {
+			if g[j], err = p.next(); err != nil {
+				return nil, err
+			}
+		}
+		a.gateways[fmt.Sprintf("g%d", i+1)] = gatewayAddresses{local(g[0]), local(g[1]), local(g[2])}
+	}
+	return a, nil
+}
+
+func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+// advertisedPeer is the one name under which all store members know a site's member; each source site's CONNECT proxy
+// leads it over its own path.
+func advertisedPeer(site topo.SiteID, a *addresses) string {
+	return string(site) + ".store.atoll" + a.storePeer[len("127.0.0.1"):]
+}
+
+// makeSpec writes down the ticket shop at the given sites. Every site reaches itself directly and the others over
+// paths of the network, which it opens.
+func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec, error) {
+	s := &spec.Spec{
+		Version:    spec.Version,
+		Deployment: deploymentName,
+		Seed:       o.Sites[0],
+		Sites:      map[topo.SiteID]*spec.Site{},
+		Keyspaces: map[topo.KeyspaceID]*spec.Keyspace{
+			users:   {Buckets: o.Buckets, Hash: topo.HashMD5, Key: topo.UUIDKey},
+			catalog: {Buckets: 1},
+		},
+		Tables: map[string]*spec.Table{
+			"public.customers": {Kind: topo.Keyed, Keyspace: users, Key: "id"},
+			"public.orders":    {Kind: topo.Keyed, Keyspace: users, Key: "customer_id"},
+			"public.payments":  {Kind: topo.Keyed, Keyspace: users, Key: "customer_id"},
+			"public.outbox":    {Kind: topo.Keyed, Keyspace: users, Key: "customer_id"},
+			"public.events":    {Kind: topo.Home, Keyspace: catalog},
+			"public.seats":     {Kind: topo.Home, Keyspace: catalog},
+		},
+		Routes: []*spec.Route{
+			customerRoute("buy", true), customerRoute("orders", true), customerRoute("me", false),
+			{Name: "seats", Match: spec.Match{Path: "/seats"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless, FencedRetry: true},
+			{Name: "events", Match: spec.Match{Path: "/events"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless},
+			{Name: "page", Match: spec.Match{Path: "/"}, Upstream: "shop"},
+		},
+		Policies: spec.Policies{
+			// Twenty processes share a few cores: raft's default times would see elections that no fault caused.
+			Store: spec.StorePolicy{Heartbeat: 100 * time.Millisecond, Election: time.Second},
+		},
+	}
+	for id, a := range at {
+		s.Sites[id] = siteSpec(id, a, id == o.Witness)
+	}
+	for from := range at {
+		for to := range at {
+			if from == to || from == o.Witness {
+				continue
+			}
+			r, err := reach(n, from, to, at[to], to == o.Witness)
+			if err != nil {
+				return nil, err
+			}
+			if s.Sites[from].Reach == nil {
+				s.Sites[from].Reach = map[topo.SiteID]*spec.Reach{}
+			}
+			s.Sites[from].Reach[to] = r
+		}
+	}
+	return s, nil
+}
+
+func customerRoute(name string, writes bool) *spec.Route {
+	return &spec.Route{Name: name, Match: spec.Match{Path: "/" + name}, Upstream: "shop", Keyspace: users,
+		Key: []topo.KeySource{{Header: "X-Customer"}, {Cookie: "customer"}}, WithoutKey: topo.RefuseKeyless, FencedRetry: writes}
+}
+
+func siteSpec(id topo.SiteID, a *addresses, witness bool) *spec.Site {
+	s := &spec.Site{
+		Witness: witness,
+		Store:   &spec.StoreAddr{Client: a.storeClient, Peer: advertisedPeer(id, a), ListenPeer: a.storePeer},
+	}
+	if witness {
+		return s
+	}
+	s.Agent = &spec.AgentAddr{API: a.api, Link: a.link}
+	s.Database = &spec.Database{DSNEnv: "ATOLL_DSN", AdminDSNEnv: "ATOLL_ADMIN_DSN"}
+	s.Upstreams = map[string]string{"shop": "http://" + a.app}
+	s.Gateways = map[string]*spec.Gateway{}
+	for name, g := range a.gateways {
+		s.Gateways[name] = &spec.Gateway{Listen: g.listen, Peer: g.peer, Admin: g.admin}
+	}
+	return s
+}
+
+func reach(n *Network, from, to topo.SiteID, a *addresses, witness bool) (*spec.Reach, error) {
+	r := &spec.Reach{}
+	var err error
+	open := func(kind Kind, target string) string {
+		if err != nil {
+			return ""
+		}
+		var addr string
+		addr, err = n.Path(from, to, kind, target)
+		return addr
+	}
+	r.StoreClient = open(StoreClient, a.storeClient)
+	if witness {
+		return r, err
+	}
+	r.AgentAPI = open(AgentAPI, a.api)
+	r.Link = open(Link, a.link)
+	r.Gateways = map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(a.gateways)) {
+		r.Gateways[name] = open(GatewayPeer, a.gateways[name].peer)
+	}
+	return r, err
+}
+
+// writeSpec writes the file and reads it back as every process will.
+func writeSpec(path string, s *spec.Spec) (*spec.Spec, error) {
+	data, err := yaml.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("lab: %s: %w", path, err)
+	}
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		return nil, fmt.Errorf("lab: %w", err)
+	}
+	loaded, err := spec.Load(path)
+	if err != nil {
+		return nil, fmt.Errorf("lab: the spec that the lab wrote is refused: %w", err)
+	}
+	return loaded, nil
+}

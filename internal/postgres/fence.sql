@@ -1,0 +1,299 @@
+-- The fixed functions of the fence. Each is one statement of its caller, so that a frozen agent never sits on the
+-- control row's lock. They act for the site that atoll.install names, and for no other.
+-- A set of buckets comes as [{"first":0,"last":24,"epoch":7}].
+
+-- the buckets of a set, one per row
+CREATE OR REPLACE FUNCTION atoll.expand(spans jsonb) RETURNS TABLE (bucket int, epoch bigint)
+LANGUAGE sql STABLE AS $$
+  SELECT g, (s->>'epoch')::bigint
+  FROM jsonb_array_elements(spans) s, generate_series((s->>'first')::int, (s->>'last')::int) g
+$$;
+
+-- the sequence that holds a bucket's ownership bit, 32 buckets to a sequence
+CREATE OR REPLACE FUNCTION atoll.word_of(ks smallint, bucket int) RETURNS regclass
+LANGUAGE sql STABLE AS $$
+  SELECT format('atoll.own_%s_%s', ks, bucket >> 5)::regclass
+$$;
+
+-- locks the control row of a keyspace
+CREATE OR REPLACE FUNCTION atoll.lock_keyspace(ks text) RETURNS atoll.keyspace
+LANGUAGE plpgsql AS $$
+DECLARE
+  k atoll.keyspace;
+BEGIN
+  SELECT * INTO k FROM atoll.keyspace WHERE name = ks FOR UPDATE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'keyspace % is not installed in this database', ks USING HINT = 'Run atoll apply.';
+  END IF;
+  RETURN k;
+END $$;
+
+-- the one place where ownership bits change: the control row is locked before the word is read
+CREATE OR REPLACE FUNCTION atoll.set_bits(ks smallint, word int, bits_on bigint, bits_off bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+  seq regclass := atoll.word_of(ks, word << 5);
+  was bigint;
+BEGIN
+  PERFORM FROM atoll.keyspace WHERE id = ks FOR UPDATE;
+  was := pg_sequence_last_value(seq);
+  IF was IS DISTINCT FROM ((coalesce(was, 0) | bits_on) & ~bits_off) THEN
+    PERFORM setval(seq, (coalesce(was, 0) | bits_on) & ~bits_off);
+  END IF;
+END $$;
+
+-- first half of closing: bits off, and no opening may set them again
+CREATE OR REPLACE FUNCTION atoll.begin_close(ks text, ho text, spans jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  me text := (SELECT site FROM atoll.install);
+  k atoll.keyspace := atoll.lock_keyspace(ks);
+  done jsonb;
+  late jsonb;
+  r record;
+BEGIN
+  SELECT jsonb_build_object('outcome', 'closed', 'buckets', m.buckets, 'vector', m.vector) INTO done
+  FROM atoll.marker m WHERE m.site = me AND m.handover = ho AND m.kind = 'closed' AND m.keyspace = ks;
+  IF FOUND THEN
+    RETURN done;
+  END IF;
+  SELECT jsonb_agg(jsonb_build_object('bucket', w.bucket, 'asked', w.epoch, 'epoch', greatest(b.epoch, c.epoch),
+                                      'state', b.state, 'handover', coalesce(c.handover, b.handover)) ORDER BY w.bucket)
+  INTO late
+  FROM atoll.expand(spans) w
+  LEFT JOIN atoll.bucket b ON b.site = me AND b.keyspace = ks AND b.bucket = w.bucket
+  LEFT JOIN atoll.closing c ON c.keyspace = ks AND c.bucket = w.bucket AND c.handover <> ho
+  WHERE b.epoch > w.epoch OR (b.epoch = w.epoch AND b.state = 'closed') OR c.epoch >= w.epoch;
+  IF late IS NOT NULL THEN
+    RETURN jsonb_build_object('outcome', 'stale', 'late', late);
+  END IF;
+  INSERT INTO atoll.closing AS c (keyspace, bucket, epoch, handover, reopen)
+  SELECT ks, w.bucket, w.epoch, ho,
+         coalesce((pg_sequence_last_value(atoll.word_of(k.id, w.bucket)) >> (w.bucket & 31)) & 1 = 1, false)
+  FROM atoll.expand(spans) w
+  ON CONFLICT (keyspace, bucket) DO UPDATE
+  SET epoch = excluded.epoch, handover = excluded.handover, reopen = excluded.reopen
+  WHERE (c.handover, c.epoch) IS DISTINCT FROM (excluded.handover, excluded.epoch);
+  FOR r IN SELECT w.bucket >> 5 AS word, bit_or(1::bigint << (w.bucket & 31)) AS mask
+           FROM atoll.expand(spans) w GROUP BY 1 LOOP
+    PERFORM atoll.set_bits(k.id, r.word, 0, r.mask);
+  END LOOP;
+  RETURN jsonb_build_object('outcome', 'closing');
+END $$;
+
+-- second half of closing, when every writer is gone: closed rows and the marker, in one transaction
+CREATE OR REPLACE FUNCTION atoll.finish_close(ks text, ho text, spans jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  me text := (SELECT site FROM atoll.install);
+  k atoll.keyspace := atoll.lock_keyspace(ks);
+  done jsonb;
+  v jsonb;
+BEGIN
+  SELECT jsonb_build_object('outcome', 'closed', 'buckets', m.buckets, 'vector', m.vector) INTO done
+  FROM atoll.marker m WHERE m.site = me AND m.handover = ho AND m.kind = 'closed' AND m.keyspace = ks;
+  IF FOUND THEN
+    RETURN done;
+  END IF;
+  IF EXISTS (SELECT FROM atoll.expand(spans) w LEFT JOIN atoll.closing c
+             ON c.keyspace = ks AND c.bucket = w.bucket AND c.handover = ho AND c.epoch = w.epoch
+             WHERE c.bucket IS NULL) THEN
+    RETURN jsonb_build_object('outcome', 'superseded');
+  END IF;
+  IF EXISTS (SELECT FROM atoll.expand(spans) w
+             WHERE (pg_sequence_last_value(atoll.word_of(k.id, w.bucket)) >> (w.bucket & 31)) & 1 = 1) THEN
+    RAISE EXCEPTION 'BUG: an ownership bit is on while its bucket is being closed by handover %', ho;
+  END IF;
+  INSERT INTO atoll.bucket AS b (site, keyspace, bucket, epoch, state, handover)
+  SELECT me, ks, w.bucket, w.epoch, 'closed', ho FROM atoll.expand(spans) w
+  ON CONFLICT (site, keyspace, bucket) DO UPDATE
+  SET epoch = excluded.epoch, state = excluded.state, handover = excluded.handover, changed_at = clock_timestamp();
+  SELECT coalesce(jsonb_object_agg(p.origin, p.position), '{}') INTO v FROM atoll.progress p WHERE p.origin <> me;
+  INSERT INTO atoll.marker (site, handover, kind, keyspace, buckets, vector) VALUES (me, ho, 'closed', ks, spans, v);
+  DELETE FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho;
+  RETURN jsonb_build_object('outcome', 'closed', 'buckets', spans, 'vector', v);
+END $$;
+
+-- gives a closing up: bits that it turned off come on again, unless a restriction or a newer epoch came between
+CREATE OR REPLACE FUNCTION atoll.abandon_close(ks text, ho text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+  me text := (SELECT site FROM atoll.install);
+  k atoll.keyspace := atoll.lock_keyspace(ks);
+  r record;
+BEGIN
+  FOR r IN SELECT c.bucket >> 5 AS word, bit_or(1::bigint << (c.bucket & 31)) AS mask
+           FROM atoll.closing c JOIN atoll.bucket b
+           ON b.site = me AND b.keyspace = ks AND b.bucket = c.bucket AND b.epoch = c.epoch AND b.state = 'open'
+           WHERE c.keyspace = ks AND c.handover = ho AND c.reopen GROUP BY 1 LOOP
+    PERFORM atoll.set_bits(k.id, r.word, r.mask, 0);
+  END LOOP;
+  DELETE FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho;
+END $$;
+
+-- first half of opening: the epoch rows and the marker, committed before any bit is set (I6: only a higher epoch)
+CREATE OR REPLACE FUNCTION atoll.open_rows(ks text, ho text, spans jsonb, seen bigint) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  me text := (SELECT site FROM atoll.install);
+  k atoll.keyspace := atoll.lock_keyspace(ks);
+  late jsonb;
+BEGIN
+  IF k.restricts <> seen THEN
+    RETURN jsonb_build_object('outcome', 'restricted');
+  END IF;
+  SELECT jsonb_agg(jsonb_build_object('bucket', w.bucket, 'asked', w.epoch, 'epoch', greatest(b.epoch, c.epoch),
+                                      'state', b.state, 'handover', coalesce(c.handover, b.handover)) ORDER BY w.bucket)
+  INTO late
+  FROM atoll.expand(spans) w
+  LEFT JOIN atoll.bucket b ON b.site = me AND b.keyspace = ks AND b.bucket = w.bucket
+  LEFT JOIN atoll.closing c ON c.keyspace = ks AND c.bucket = w.bucket
+  WHERE b.epoch > w.epoch OR (b.epoch = w.epoch AND b.state = 'closed') OR c.epoch >= w.epoch;
+  IF late IS NOT NULL THEN
+    RETURN jsonb_build_object('outcome', 'stale', 'late', late);
+  END IF;
+  DELETE FROM atoll.closing c USING atoll.expand(spans) w WHERE c.keyspace = ks AND c.bucket = w.bucket;
+  INSERT INTO atoll.bucket AS b (site, keyspace, bucket, epoch, state, handover)
+  SELECT me, ks, w.bucket, w.epoch, 'open', ho FROM atoll.expand(spans) w
+  ON CONFLICT (site, keyspace, bucket) DO UPDATE
+  SET epoch = excluded.epoch, state = excluded.state, handover = excluded.handover, changed_at = clock_timestamp()
+  WHERE b.epoch < excluded.epoch;
+  IF FOUND THEN
+    INSERT INTO atoll.marker AS m (site, handover, kind, keyspace, buckets, vector)
+    VALUES (me, ho, 'opened', ks, spans,
+            (SELECT coalesce(jsonb_object_agg(p.origin, p.position), '{}') FROM atoll.progress p WHERE p.origin <> me))
+    ON CONFLICT (site, handover, kind, keyspace) DO UPDATE
+    SET buckets = excluded.buckets, vector = excluded.vector, written_at = clock_timestamp();
+  END IF;
+  RETURN jsonb_build_object('outcome', 'written');
+END $$;
+
+-- second half of opening: the bits of those buckets whose row is still the one that was written
+CREATE OR REPLACE FUNCTION atoll.open_bits(ks text, spans jsonb, seen bigint) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  me text := (SELECT site FROM atoll.install);
+  k atoll.keyspace := atoll.lock_keyspace(ks);
+  r record;
+  n bigint := 0;
+BEGIN
+  IF k.restricts <> seen THEN
+    RETURN jsonb_build_object('outcome', 'restricted');
+  END IF;
+  FOR r IN SELECT w.bucket >> 5 AS word, bit_or(1::bigint << (w.bucket & 31)) AS mask, count(*) AS buckets
+           FROM atoll.expand(spans) w JOIN atoll.bucket b
+           ON b.site = me AND b.keyspace = ks AND b.bucket = w.bucket AND b.epoch = w.epoch AND b.state = 'open'
+           WHERE NOT EXISTS (SELECT FROM atoll.closing c WHERE c.keyspace = ks AND c.bucket = w.bucket)
+           GROUP BY 1 LOOP
+    PERFORM atoll.set_bits(k.id, r.word, r.mask, 0);
+    n := n + r.buckets;
+  END LOOP;
+  RETURN jsonb_build_object('outcome', 'opened', 'opened', n);
+END $$;
+
+-- turns off every bit that is not kept, and voids every opening and reopening that was decided before;
+-- keep is {"users": [4294967295, 0, ...]}, one number per word
+CREATE OR REPLACE FUNCTION atoll.restrict(keep jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  k atoll.keyspace;
+  counters jsonb := '{}';
+BEGIN
+  FOR k IN SELECT * FROM atoll.keyspace ORDER BY id FOR UPDATE LOOP
+    FOR w IN 0 .. (k.buckets - 1) >> 5 LOOP
+      PERFORM atoll.set_bits(k.id, w, 0, ~coalesce((keep->k.name->>w)::bigint, 0) & 4294967295);
+    END LOOP;
+    UPDATE atoll.closing c SET reopen = false
+    WHERE c.keyspace = k.name AND c.reopen
+      AND (coalesce((keep->k.name->>(c.bucket >> 5))::bigint, 0) >> (c.bucket & 31)) & 1 = 0;
+    UPDATE atoll.keyspace u SET restricts = u.restricts + 1 WHERE u.id = k.id;
+    counters := counters || jsonb_build_object(k.name, k.restricts + 1);
+  END LOOP;
+  RETURN counters;
+END $$;
+
+-- writes the lease moment, which only grows: a late statement changes nothing; but a moment that lies further ahead
+-- than any that this keeper can have meant (lead, in ms) was written by a clock that has since been set back
+CREATE OR REPLACE FUNCTION atoll.extend_lease(moment bigint, lead bigint) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  was bigint;
+BEGIN
+  PERFORM FROM atoll.install FOR UPDATE;
+  was := pg_sequence_last_value('atoll.lease'::regclass);
+  IF was IS NULL OR moment > was THEN
+    PERFORM setval('atoll.lease'::regclass, moment);
+    RETURN 'extended';
+  ELSIF was > date_part('epoch', clock_timestamp()) * 1000 + lead + 1000 THEN
+    PERFORM setval('atoll.lease'::regclass, moment);
+    RETURN 'lowered';
+  END IF;
+  RETURN 'kept';
+END $$;
+
+-- the bucket of a key in its canonical text form: as the gateway computes it
+CREATE OR REPLACE FUNCTION atoll.bucket_of(key text, buckets int) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT ('x' || substr(md5(key), 1, 8))::bit(32)::int & (buckets - 1)
+$$;
+
+-- refuses a write, with all that the application or its gateway needs to try again at the right place. The guard may
+-- have been overtaken by an opening in between; then the bucket was not open when it looked.
+CREATE OR REPLACE FUNCTION atoll.refuse(ks text, b int, no_lease boolean) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+  me text := (SELECT i.site FROM atoll.install i);
+  owner text;
+  ep bigint;
+  about text;
+BEGIN
+  IF b IS NULL THEN
+    RAISE EXCEPTION 'a row of keyspace % has no key', ks
+      USING ERRCODE = 'not_null_violation', HINT = 'Every row of a keyed table belongs to the bucket of its key.';
+  END IF;
+  SELECT w.owner, w.epoch INTO owner, ep FROM atoll.owner w WHERE w.keyspace = ks AND b BETWEEN w.first AND w.last;
+  IF no_lease THEN
+    about := format('site %s accepts no writes at present, its lease has run out (bucket %s of keyspace %s)', me, b, ks);
+  ELSE
+    about := format('bucket %s of keyspace %s is not open for writes at site %s; its owner is %s (epoch %s)',
+                    b, ks, me, coalesce(owner, 'unknown'), coalesce(ep, 0));
+  END IF;
+  RAISE EXCEPTION '%', about USING
+    ERRCODE = CASE WHEN no_lease THEN 'AT002' ELSE 'AT001' END,
+    DETAIL = json_build_object('keyspace', ks, 'bucket', b, 'owner', coalesce(owner, ''), 'epoch', coalesce(ep, 0)),
+    HINT = format('Roll back and answer 503 with the header Atoll-Fenced: %s/%s/%s.', ks, b, coalesce(ep, 0));
+END $$;
+
+-- deferred constraint trigger (keyspace, key column, buckets): looks at the lease once more at commit
+CREATE OR REPLACE FUNCTION atoll.check_commit() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+  key text;
+BEGIN
+  IF pg_catalog.pg_sequence_last_value('atoll.lease'::regclass) > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000 THEN
+    RETURN NULL;
+  END IF;
+  IF current_user = (SELECT i.agent_role FROM atoll.install i) THEN
+    RETURN NULL;
+  END IF;
+  IF TG_OP = 'DELETE' THEN
+    key := to_jsonb(OLD) ->> TG_ARGV[1];
+  ELSE
+    key := to_jsonb(NEW) ->> TG_ARGV[1];
+  END IF;
+  PERFORM atoll.refuse(TG_ARGV[0], CASE WHEN TG_ARGV[1] = '' THEN 0 ELSE atoll.bucket_of(key, TG_ARGV[2]::int) END, true);
+  RETURN NULL;
+END $$;
+
+-- truncate trigger (keyspace): TRUNCATE speaks of no bucket
+CREATE OR REPLACE FUNCTION atoll.refuse_truncate() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_user = (SELECT i.agent_role FROM atoll.install i) THEN
+    RETURN NULL;
+  END IF;
+  RAISE EXCEPTION 'TRUNCATE of % is refused: its rows belong to keyspace %, whose buckets may be owned by other sites',
+                  TG_RELID::regclass, TG_ARGV[0]
+    USING ERRCODE = 'AT003', DETAIL = json_build_object('keyspace', TG_ARGV[0]),
+          HINT = 'DELETE the rows instead, at the sites that own them.';
+END $$;

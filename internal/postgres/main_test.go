@@ -1,0 +1,9 @@
+package postgres
+
+import (
+	"testing"
+
+	"github.com/atollhq/atoll/internal/pgserver"
+)
+
+func TestMain(m *testing.M) { pgserver.Main(m) }

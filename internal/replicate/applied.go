@@ -1,0 +1,223 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+
+	"github.com/atollhq/atoll/internal/change"
+	"github.com/atollhq/atoll/topo"
+)
+
+// Applied is how far this site has applied every origin's changes, durably, and what the other sites say of
+// themselves. It is safe for concurrent use.
+type Applied struct {
+	site     topo.SiteID
+	recorded Recorded
+
+	mu struct {
+		sync.Mutex
+		vector  topo.Vector
+		peers   map[topo.SiteID]topo.Vector
+		moved   chan struct{} // closed and replaced whenever vector grows
+		waiting map[arrival]map[chan change.Marker]bool
+		recent  map[arrival]change.Marker // some of those that have come; the database has all
+	}
+}
+
+// mostRecent bounds the markers that are remembered.
+const mostRecent = 1024
+
+// arrival names a closing marker that somebody waits for.
+type arrival struct {
+	site     topo.SiteID
+	handover topo.HandoverID
+}
+
+// LoadApplied starts from what the site's database has recorded.
+func LoadApplied(ctx context.Context, site topo.SiteID, recorded Recorded) (*Applied, error) {
+	vector, err := recorded.Vector(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("progress of site %s: %w", site, err)
+	}
+	a := &Applied{site: site, recorded: recorded}
+	a.mu.vector = make(topo.Vector)
+	maps.Copy(a.mu.vector, vector)
+	a.mu.peers = make(map[topo.SiteID]topo.Vector)
+	a.mu.moved = make(chan struct{})
+	a.mu.waiting = make(map[arrival]map[chan change.Marker]bool)
+	a.mu.recent = make(map[arrival]change.Marker)
+	return a, nil
+}
+
+// Vector is this site's progress per origin.
+func (a *Applied) Vector() topo.Vector {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.mu.vector)
+}
+
+// WaitMarker waits until the closing marker that a handover left in a site's stream is durably here. With it
+// everything is here that stands before it, and what its vector asks for.
+func (a *Applied) WaitMarker(ctx context.Context, site topo.SiteID, id topo.HandoverID) (change.Marker, error) {
+	key, arrived := arrival{site, id}, make(chan change.Marker, 1)
+	a.mu.Lock()
+	if m, here := a.mu.recent[key]; here {
+		a.mu.Unlock()
+		return m, nil
+	}
+	if a.mu.waiting[key] == nil {
+		a.mu.waiting[key] = make(map[chan change.Marker]bool)
+	}
+	a.mu.waiting[key][arrived] = true
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.mu.waiting[key], arrived)
+		if len(a.mu.waiting[key]) == 0 {
+			delete(a.mu.waiting, key)
+		}
+	}()
+	// The database may have it from before. Waiting began before this look, so a marker that comes meanwhile is seen by
+	// one of the two, and whoever waits for it does not also wait for the look.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	looked := make(chan look, 1)
+	go func() { // ends with ctx at the latest; nobody needs it any more then
+		m, here, err := a.recorded.Marker(ctx, site, id)
+		looked <- look{m, here, err}
+	}()
+	for {
+		select {
+		case m := <-arrived:
+			return m, nil
+		case l := <-looked:
+			if l.err != nil && ctx.Err() == nil {
+				return change.Marker{}, fmt.Errorf("marker of handover %s from site %s: %w", id, site, l.err)
+			}
+			if l.here {
+				return l.marker, nil
+			}
+		case <-ctx.Done():
+			return change.Marker{}, fmt.Errorf("the marker of handover %s from site %s has not come: %w", id, site, context.Cause(ctx))
+		}
+	}
+}
+
+// look is what a look into the database found.
+type look struct {
+	marker change.Marker
+	here   bool
+	err    error
+}
+
+// WaitVector waits until this site has applied what need asks for. This site's own changes are always here.
+func (a *Applied) WaitVector(ctx context.Context, need topo.Vector) error {
+	need = maps.Clone(need)
+	delete(need, a.site)
+	for {
+		a.mu.Lock()
+		covered, moved := a.mu.vector.Covers(need), a.mu.moved
+		a.mu.Unlock()
+		if covered {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// lacks names an origin whose changes need asks for and this site lacks; "" if there is none.
+func (a *Applied) lacks(need topo.Vector) topo.SiteID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var lacking topo.SiteID
+	for origin, pos := range need {
+		if origin != a.site && a.mu.vector[origin] < pos && (lacking == "" || origin < lacking) {
+			lacking = origin
+		}
+	}
+	return lacking
+}
+
+// advance notes what is durably applied. It is called after the commit, never before.
+func (a *Applied) advance(origin topo.SiteID, pos change.Position, markers []change.Marker) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mu.vector[origin] < uint64(pos) {
+		a.mu.vector[origin] = uint64(pos)
+		close(a.mu.moved)
+		a.mu.moved = make(chan struct{})
+	}
+	for _, m := range markers {
+		if m.Kind == change.MarkerClosed {
+			a.tellLocked(m)
+		}
+	}
+}
+
+func (a *Applied) tellLocked(m change.Marker) {
+	if len(a.mu.recent) >= mostRecent {
+		clear(a.mu.recent)
+	}
+	a.mu.recent[arrival{m.Site, m.Handover}] = m
+	for arrived := range a.mu.waiting[arrival{m.Site, m.Handover}] {
+		select {
+		case arrived <- m:
+		default: // told already
+		}
+	}
+}
+
+// reload takes what the database has recorded of an origin. A commit whose answer was lost may have brought markers
+// that nobody was told of. A database that went back, to a standby that lagged or to a backup, takes its markers along.
+func (a *Applied) reload(ctx context.Context, origin topo.SiteID, pos change.Position) error {
+	a.advance(origin, pos, nil)
+	a.mu.Lock()
+	if a.mu.vector[origin] > uint64(pos) {
+		a.mu.vector[origin] = uint64(pos)
+		maps.DeleteFunc(a.mu.recent, func(key arrival, _ change.Marker) bool { return key.site == origin })
+	}
+	var waiting []arrival
+	for key := range a.mu.waiting {
+		if key.site == origin {
+			waiting = append(waiting, key)
+		}
+	}
+	a.mu.Unlock()
+	for _, key := range waiting {
+		m, here, err := a.recorded.Marker(ctx, key.site, key.handover)
+		if err != nil {
+			return fmt.Errorf("marker of handover %s from site %s: %w", key.handover, key.site, err)
+		}
+		if here {
+			a.mu.Lock()
+			a.tellLocked(m)
+			a.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// heard notes what another site says it has applied.
+func (a *Applied) heard(site topo.SiteID, vector topo.Vector) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.peers[site] = vector
+}
+
+// everywhere is how far all of the given sites have applied an origin's changes, as far as they have said.
+func (a *Applied) everywhere(origin topo.SiteID, sites []topo.SiteID) change.Position {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	least := ^uint64(0)
+	for _, s := range sites {
+		least = min(least, a.mu.peers[s][origin])
+	}
+	return change.Position(least)
+}

@@ -1,0 +1,307 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/atollhq/atoll/internal/change"
+	"github.com/atollhq/atoll/internal/link"
+	"github.com/atollhq/atoll/internal/pki"
+	"github.com/atollhq/atoll/topo"
+)
+
+// ahead is how many decoded transactions may wait for the sink. They let it join what waits; the bytes are bounded by
+// the link's window and the size of the parts.
+const ahead = 64
+
+// Follow brings one origin's changes to this site. The exported fields are set before Run.
+type Follow struct {
+	Site       topo.SiteID // the target: this site
+	Origin     topo.SiteID
+	Deployment string
+	Addr       string // the origin's agent, for links
+	Identity   *pki.Identity
+	// Open opens this site's database for the origin; the sink is closed when the link ends.
+	Open     func(context.Context) (Sink, error)
+	CopyFrom bool // the origin is the seed: a database without progress starts from a copy of it
+	Applied  *Applied
+	Relay    Relay         // nil: nothing is kept
+	Others   []topo.SiteID // full sites besides this one and the origin; while one of them lacks changes, Relay keeps them
+	Settings link.Settings
+	Logger   *slog.Logger // default: discards
+
+	trimmed time.Time // when the relay was last trimmed; Run's goroutine only
+
+	mu struct {
+		sync.Mutex
+		phase    Phase
+		since    time.Time // of phase
+		waitsFor topo.SiteID
+		in       *link.Inbound // of the present connection, else of the last
+		position change.Position
+		applied  time.Time  // when position last moved
+		commit   time.Time  // at the origin, of what was applied last
+		flight   []inFlight // received, not yet durably applied
+		err      error
+		errAt    time.Time
+	}
+}
+
+// inFlight is a transaction between the link and its durable commit.
+type inFlight struct {
+	position  change.Position
+	committed time.Time
+}
+
+var (
+	// errCopied ends the connection that gave this site its place in the stream; the next one goes on from there.
+	errCopied = link.Refusef(link.Closing, "the beginning is on disk")
+	// errSinkStopped: the sink broke its promise to run until its input ends.
+	errSinkStopped = errors.New("applying ended by itself")
+)
+
+// dataError is a failure on the way of the data, at this side, as opposed to one of the path.
+type dataError struct{ err error }
+
+func (e *dataError) Error() string { return e.err.Error() }
+func (e *dataError) Unwrap() error { return e.err }
+
+// Run follows the origin until ctx ends. Whatever breaks is told in State and in the log, and tried again from the
+// recorded position.
+func (f *Follow) Run(ctx context.Context) error {
+	if f.Logger == nil {
+		f.Logger = slog.New(slog.DiscardHandler)
+	}
+	log := f.Logger.With("origin", f.Origin)
+	var lastText string
+	var lastLogged time.Time
+	for failures := 0; ; {
+		before := f.at()
+		err := f.attempt(ctx)
+		if ctx.Err() != nil {
+			f.enter(Stopped, nil)
+			return nil
+		}
+		if errors.Is(err, errCopied) {
+			log.Info("begun: the origin's stream goes on from here")
+			failures = 0
+			continue
+		}
+		if f.at() > before {
+			failures = 0
+		}
+		failures++
+		p := cutPath
+		var said *link.Refusal
+		var ours *dataError
+		if errors.As(err, &ours) || errors.As(err, &said) && said.Reason != link.Closing {
+			p = needHelp
+		}
+		f.enter(Retrying, err)
+		wait := p.wait(failures)
+		level := slog.LevelDebug // a path that stays cut is not news
+		if text := err.Error(); text != lastText || time.Since(lastLogged) > 30*time.Second {
+			level, lastText, lastLogged = slog.LevelWarn, text, time.Now()
+		}
+		log.Log(ctx, level, "link broken", "error", err, "failures", failures, "again_in", wait)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+// attempt connects once and stays until something breaks.
+func (f *Follow) attempt(ctx context.Context) error {
+	f.enter(Connecting, nil)
+	sink, err := f.Open(ctx)
+	if err != nil {
+		return &dataError{fmt.Errorf("this site's database: %w", err)}
+	}
+	defer sink.Close()
+	progress, err := sink.Progress(ctx)
+	if err != nil {
+		return &dataError{fmt.Errorf("this site's database: %w", err)}
+	}
+	if err := f.recorded(ctx, progress.Position); err != nil {
+		return &dataError{err}
+	}
+	hello := link.Hello{Deployment: f.Deployment, Site: f.Site, Origin: f.Origin, Vector: f.Applied.Vector()}
+	switch {
+	case progress.Known:
+		hello.Start, hello.Position, hello.Epochs = link.StartResume, progress.Position, progress.Epochs
+	case f.CopyFrom:
+		hello.Start = link.StartCopy
+	default:
+		hello.Start = link.StartFresh
+	}
+	in, err := link.Dial(ctx, link.DialConfig{Addr: f.Addr, TLS: f.Identity.ClientTLS(f.Origin), Hello: hello, Settings: f.Settings, Vector: f.Applied.Vector})
+	if err != nil {
+		return err
+	}
+	f.connected(in)
+	f.Logger.Info("link stands", "origin", f.Origin, "start", hello.Start, "position", hello.Position)
+	if hello.Start != link.StartResume {
+		f.enter(Copying, nil)
+		return f.copy(ctx, in, sink)
+	}
+	f.enter(Streaming, nil)
+	return f.stream(ctx, in, sink, progress.Position)
+}
+
+// copy applies the origin's tables as of one moment, or none of them if the link is fresh, and records the position
+// of that moment, in one transaction of the sink.
+func (f *Follow) copy(ctx context.Context, in *link.Inbound, sink Sink) error {
+	var ended error
+	var wg sync.WaitGroup
+	wg.Go(func() { ended = in.Run(ctx) })
+	err := sink.Copy(ctx, in.NextCopy)
+	if err == nil {
+		in.End(errCopied)
+		wg.Wait()
+		return errCopied
+	}
+	// If the link ended first, that is why the sink failed, and ended says it: only the first reason counts.
+	in.End(&dataError{fmt.Errorf("initial copy of site %s: %w", f.Origin, err)})
+	wg.Wait()
+	return ended
+}
+
+// stream feeds the sink until the link ends and everything that had arrived is applied, or something fails.
+func (f *Follow) stream(ctx context.Context, in *link.Inbound, sink Sink, from change.Position) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() { f.enter(Finishing, in.Run(ctx)) }) // feed learns the same from NextTx, behind what had arrived
+	txs := make(chan change.Tx, ahead)
+	fed := make(chan struct{})
+	wg.Go(func() {
+		err := sink.Run(ctx, txs, func(pos change.Position, markers []change.Marker) { f.durable(in, pos, markers) })
+		if err == nil {
+			select {
+			case <-fed:
+				return
+			default:
+				err = errSinkStopped
+			}
+		}
+		cancel(&dataError{fmt.Errorf("applying changes of site %s behind position %d: %w", f.Origin, f.at(), err)})
+	})
+	err := f.feed(ctx, in, txs, order{origin: f.Origin, last: from})
+	var data *dataError
+	if errors.As(err, &data) {
+		cancel(err) // ends sink and link; the origin is told
+	}
+	close(fed)
+	close(txs)
+	wg.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// feed gives the sink what arrives. Its errors are data errors, the link's end behind what had arrived, or ctx's.
+func (f *Follow) feed(ctx context.Context, in *link.Inbound, txs chan<- change.Tx, order order) error {
+	for {
+		batch, err := f.next(ctx, in)
+		if err != nil {
+			return err
+		}
+		if err := f.keep(ctx, batch); err != nil {
+			return &dataError{fmt.Errorf("relay of site %s: %w", f.Origin, err)}
+		}
+		for i := range batch {
+			tx := &batch[i]
+			if err := order.check(tx); err != nil {
+				return &dataError{err}
+			}
+			if err := f.await(ctx, tx); err != nil {
+				return err
+			}
+			f.underWay(tx)
+			select {
+			case txs <- *tx:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+}
+
+// next takes the next transaction, and if they are to be kept, those behind it that are here: keeping costs a commit.
+func (f *Follow) next(ctx context.Context, in *link.Inbound) ([]change.Tx, error) {
+	const most = 256
+	var batch []change.Tx
+	for len(batch) == 0 || f.Relay != nil && len(f.Others) > 0 && in.Ready() && len(batch) < most {
+		tx, err := in.NextTx(ctx)
+		if err != nil {
+			var said *link.Refusal
+			if errors.As(err, &said) && !said.Remote { // what arrived cannot be read
+				err = &dataError{err}
+			}
+			return nil, err
+		}
+		batch = append(batch, tx)
+	}
+	return batch, nil
+}
+
+// await holds a marker, and so everything behind it, until this site has applied what its vector asks for (I3).
+func (f *Follow) await(ctx context.Context, tx *change.Tx) error {
+	for _, m := range tx.Markers {
+		for {
+			lacking := f.Applied.lacks(m.Vector)
+			if lacking == "" {
+				break
+			}
+			f.waits(lacking)
+			if err := f.Applied.WaitVector(ctx, topo.Vector{lacking: m.Vector[lacking]}); err != nil {
+				return err
+			}
+		}
+	}
+	if len(tx.Markers) > 0 {
+		f.waits("")
+	}
+	return nil
+}
+
+// keep stores what another full site may still lack, before it is applied here: what was applied and not kept could
+// not be served to anybody.
+func (f *Follow) keep(ctx context.Context, batch []change.Tx) error {
+	if f.Relay == nil || len(f.Others) == 0 {
+		return nil
+	}
+	everywhere := f.Applied.everywhere(f.Origin, f.Others)
+	lacked := make([]change.Tx, 0, len(batch))
+	for _, tx := range batch {
+		moved := tx.First && tx.Last && len(tx.Rows) == 0 // only moves the position on
+		if tx.Position > everywhere && !moved {
+			lacked = append(lacked, tx)
+		}
+	}
+	if len(lacked) > 0 {
+		if err := f.Relay.Keep(ctx, lacked); err != nil {
+			return err
+		}
+	}
+	if time.Since(f.trimmed) < 10*time.Second || everywhere == 0 {
+		return nil
+	}
+	f.trimmed = time.Now()
+	return f.Relay.Trim(ctx, f.Origin, everywhere)
+}
+
+// durable takes the sink's word that everything up to a position is on disk.
+func (f *Follow) durable(in *link.Inbound, pos change.Position, markers []change.Marker) {
+	f.Applied.advance(f.Origin, pos, markers)
+	f.landed(pos)
+	in.Ack(pos)
+}
