@@ -1,19 +1,21 @@
-// Package agent assembles one site's agent from its parts: the fence and its keeper, replication to and from the
-// other sites, the controller of handovers and the API. [Run] is the whole of it.
-//
-// It holds no rule of its own; each part keeps its guarantees without trusting this assembly. It never exits because
-// its database or the store is away: the lease is then not renewed, and the fence closes by itself.
 package agent
 
 import (
+	"crypto/tls"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/atollhq/atoll/internal/handover"
+	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/spec"
+	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
 )
+
+// This file turns the spec into what the parts want. The commands use it too.
 
 // Deployment is what a site's database has to know of the spec.
 func Deployment(s *spec.Spec, site topo.SiteID, agentRole string) postgres.Deployment {
@@ -31,4 +33,52 @@ func Tables(s *spec.Spec) []postgres.TableSpec {
 			AppendOnly: t.AppendOnly, IdentityFull: t.Identity == "full"})
 	}
 	return out
+}
+
+// StoreConfig is how the processes of a site reach the store.
+func StoreConfig(s *spec.Spec, site topo.SiteID, id *pki.Identity, log *slog.Logger) store.Config {
+	conf := store.Config{Deployment: s.Deployment, Prefer: site, Logger: log,
+		TLS: func(member topo.SiteID) *tls.Config { return id.ClientTLS(member) }}
+	for _, url := range s.Policies.Store.External {
+		conf.Endpoints = append(conf.Endpoints, store.Endpoint{Addr: url})
+	}
+	if len(conf.Endpoints) > 0 {
+		return conf
+	}
+	for _, member := range s.SiteIDs() {
+		if addr := s.Sites[member].Store; addr != nil {
+			conf.Endpoints = append(conf.Endpoints, store.Endpoint{Site: member, Addr: reached(reach(s, site, member).StoreClient, addr.Client)})
+		}
+	}
+	return conf
+}
+
+// APIAddr is where the processes of one site reach another's agent.
+func APIAddr(s *spec.Spec, from, to topo.SiteID) string {
+	return reached(reach(s, from, to).AgentAPI, s.Sites[to].Agent.API)
+}
+
+// LinkAddr is where one site's agent reaches another's for a link.
+func LinkAddr(s *spec.Spec, from, to topo.SiteID) string {
+	return reached(reach(s, from, to).Link, s.Sites[to].Agent.Link)
+}
+
+func reach(s *spec.Spec, from, to topo.SiteID) spec.Reach {
+	if r := s.Sites[from].Reach[to]; r != nil {
+		return *r
+	}
+	return spec.Reach{}
+}
+
+func reached(override, advertised string) string {
+	if override != "" {
+		return override
+	}
+	return advertised
+}
+
+func bounds(s *spec.Spec) handover.Bounds {
+	p := s.Policies.Switch
+	return handover.Bounds{MaxLagMS: p.MaxLag.Milliseconds(), DrainMS: p.DrainBound.Milliseconds(), FenceMS: p.FenceBound.Milliseconds(),
+		CatchMS: p.CatchBound.Milliseconds(), EndBlockers: p.EndBlockers}
 }

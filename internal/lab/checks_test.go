@@ -247,10 +247,11 @@ func TestCheckReleases(t *testing.T) {
 	hold := func(at float64, gateway string, begin bool) Hold {
 		return Hold{Gateway: gateway, Begin: begin, Handover: "h1", Keyspace: users, Buckets: topo.SpansOf(7), At: second(at)}
 	}
-	good := []Hold{hold(2.5, "a/g1", true), hold(2.6, "b/g1", true), hold(4.05, "a/g1", false), hold(4.1, "b/g1", false)}
-	want(t, CheckReleases(good, goodMove().e), "")
+	good := []Hold{hold(2.5, "a/g1", true), hold(2.6, "b/g1", true), hold(3.95, "a/g1", false), hold(4.1, "b/g1", false)}
+	want(t, CheckReleases(good, goodMove().e), "") // a's gateway passes them on to b's, which still holds them
 	want(t, CheckReleases(append(good, hold(3.5, "b/g2", false)), goodMove().e), "gateway b/g2 let go the writes of bucket users/7")
-	want(t, CheckReleases(append(good, hold(2.9, "b/g2", false)), goodMove().e), "b/g2") // a's fence was still open, for the old epoch
+	never := new(story).open(0, "a", 1).closed(3, "a", 1)
+	want(t, CheckReleases(good, never.e), "no fence opened for them after")
 	if c := CheckReleases(nil, goodMove().e); c.Passed() {
 		t.Error("a check of nothing passes")
 	}

@@ -34,6 +34,7 @@ const (
 	extraSeatDelay   = 1500 * time.Millisecond // longer than the drain bound
 	cutTime          = 10 * time.Second
 	breath           = 1200 * time.Millisecond // between two switches
+	catchUpBound     = 30 * time.Second
 	quiesceBound     = 30 * time.Second
 )
 
@@ -87,6 +88,7 @@ type demo struct {
 	switches  []switchRun
 	switching [2]time.Time // from the first switch to the end of the last before the cut
 	cut       [2]time.Time
+	caughtUp  time.Time // after the cut
 	loaded    [2]time.Time
 	straggler stragglers
 
@@ -115,6 +117,7 @@ func Demo(ctx context.Context, o DemoOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.d.Close()) }()
+	m.opts.Options = m.d.opts // paths made absolute
 	report, err := m.run(ctx)
 	m.screen.done()
 	if err != nil {
@@ -220,12 +223,16 @@ func (m *demo) moveSlowWriters(ctx context.Context) error {
 		return err
 	}
 	err := m.move(ctx, slowWriter, buckets, m.b(), m.a(), fmt.Sprintf("seats %v away", extraSeatDelay))
-	m.straggler.wait()
 	m.switching[1] = time.Now()
+	m.straggler.wait()
 	return err
 }
 
 func (m *demo) cutAndHeal(ctx context.Context) error {
+	// What was sent while switches were made shall be answered before the cut, or the cut's failures would be theirs.
+	if err := rest(ctx, 2*extraSeatDelay); err != nil {
+		return err
+	}
 	m.screen.say("the path between %s and %s is cut both ways for %v", m.a(), m.b(), cutTime)
 	m.cut[0] = time.Now()
 	m.d.Network.Cut(m.a(), m.b())
@@ -235,8 +242,34 @@ func (m *demo) cutAndHeal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.screen.say("healed")
-	return rest(ctx, 6*time.Second)
+	m.screen.say("healed; the sites catch up")
+	return m.awaitCaughtUp(ctx)
+}
+
+// awaitCaughtUp waits, bounded, until every site is less than a second behind; an operator would not switch before.
+func (m *demo) awaitCaughtUp(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, catchUpBound)
+	defer cancel()
+	err := every(bounded, 250*time.Millisecond, func() (bool, error) {
+		lags, err := m.d.lags(bounded)
+		for _, l := range lags {
+			if l.age > time.Second {
+				return false, err
+			}
+		}
+		return err == nil, err
+	})
+	m.caughtUp = time.Now()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case bounded.Err() != nil:
+		m.screen.say("  they are still behind after %v", catchUpBound)
+		return nil
+	case err != nil:
+		return err
+	}
+	return rest(ctx, 3*time.Second)
 }
 
 func (m *demo) moveAfterCut(ctx context.Context) error {

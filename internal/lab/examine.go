@@ -147,6 +147,7 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 	}
 	failures := m.failuresOfSwitches(e.ops)
 	r.Switch = m.sumUp(e, m.of(nominal))
+	r.nominal = r.Switch
 	r.Switch.FailedRequests, r.Switch.HeldRequests = len(failures), m.held(e.ops)
 	r.Spread, r.UnderLag, r.SlowWriters, r.AfterCut = m.sumUp(e, m.of(spreading)), m.sumUp(e, m.of(underLag)), m.sumUp(e, m.of(slowWriter)), m.sumUp(e, m.of(afterCut))
 	r.Cut = m.sumUpCut(e.ops)
@@ -216,7 +217,7 @@ func (m *demo) sumUp(e *evidence, runs []switchRun) Switches {
 		}
 	}
 	var lengths []time.Duration
-	for _, p := range pausesOf(e.holds, handovers) {
+	for _, p := range pausesOf(e.holds, handovers, openingsOf(e.Evidence)) {
 		lengths = append(lengths, p.length())
 	}
 	out.WritePauseMS, out.TookMS = quantiles(lengths), quantiles(took)
@@ -257,7 +258,7 @@ func (m *demo) held(ops []Operation) int {
 }
 
 func (m *demo) sumUpCut(ops []Operation) Cut {
-	out := Cut{Seconds: round(m.cut[1].Sub(m.cut[0]).Seconds(), 1)}
+	out := Cut{Seconds: round(m.cut[1].Sub(m.cut[0]).Seconds(), 1), CaughtUpAfterMS: m.caughtUp.Sub(m.cut[1]).Milliseconds()}
 	var last time.Time
 	for i := range ops {
 		o := &ops[i]

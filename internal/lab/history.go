@@ -69,8 +69,11 @@ func (o *Operation) overlaps(from, to time.Time) bool {
 }
 
 func (o *Operation) String() string {
-	return fmt.Sprintf("%s %s of %s (%s via %s, status %d%s)", o.Op, o.ID, o.Key, o.Outcome, o.Target, o.Status,
-		map[bool]string{true: ", " + o.Reason + o.Error}[o.Reason+o.Error != ""])
+	why := strings.TrimSpace(o.Reason + " " + strings.TrimSpace(o.Error))
+	if why != "" {
+		why = ": " + why
+	}
+	return fmt.Sprintf("%s %s of %s at %s (%s via %s, status %d%s)", o.Op, o.ID, o.Key, clock(o.Invoked()), o.Outcome, o.Target, o.Status, why)
 }
 
 // ParseOperation reads one line and refuses what no client could have written.

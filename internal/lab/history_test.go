@@ -79,7 +79,7 @@ func TestPauses(t *testing.T) {
 	}
 	other := []Hold{holds[0], holds[1]}
 	other[0].At, other[1].At = other[0].At.Add(-20*time.Millisecond), other[1].At.Add(-50*time.Millisecond)
-	pauses := pausesOf(append(holds, other...), map[topo.HandoverID]bool{"h1": true})
+	pauses := pausesOf(append(holds, other...), map[topo.HandoverID]bool{"h1": true}, nil)
 	if len(pauses) != 3 {
 		t.Fatalf("%d pauses, want one for each bucket", len(pauses))
 	}
@@ -88,10 +88,16 @@ func TestPauses(t *testing.T) {
 			t.Errorf("bucket %s: %v, want 220ms", p.slot, p.length())
 		}
 	}
-	if got := pausesOf(holds[:1], map[topo.HandoverID]bool{"h1": true}); len(got) != 0 {
+	late := openings{slot{users, 7}: {{site: "b", open: time.UnixMicro(1_300_000)}}}
+	for _, p := range pausesOf(holds, map[topo.HandoverID]bool{"h1": true}, late) { // let go before b could take them
+		if want := map[topo.BucketID]time.Duration{0: 250, 1: 250, 7: 300}[p.slot.bucket] * time.Millisecond; p.length() != want {
+			t.Errorf("bucket %s: %v, want %v", p.slot, p.length(), want)
+		}
+	}
+	if got := pausesOf(holds[:1], map[topo.HandoverID]bool{"h1": true}, nil); len(got) != 0 {
 		t.Errorf("a hold without an end has the length %v", got)
 	}
-	if got := pausesOf(holds, nil); len(got) != 0 {
+	if got := pausesOf(holds, nil, nil); len(got) != 0 {
 		t.Errorf("another handover's holds were counted: %v", got)
 	}
 	for _, bad := range []string{`{"msg":"hold begin","handover":"h","buckets":"x","unix_us":1}`, `{"msg":"hold end","buckets":"1","unix_us":1}`} {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/atollhq/atoll/topo"
@@ -73,7 +74,8 @@ func parseHold(gateway string, line []byte) (Hold, error) {
 }
 
 // pause is the time during which writes of a bucket waited in a handover: from the first gateway that held them to
-// the first that let them go.
+// the first that let them go, or to the opening of the owner's fence if that came later: a gateway of another site
+// passes them on as soon as it knows the owner, whose gateway then holds them for the rest.
 type pause struct {
 	handover topo.HandoverID
 	slot     slot
@@ -83,7 +85,7 @@ type pause struct {
 func (p pause) length() time.Duration { return p.to.Sub(p.from) }
 
 // pausesOf measures every moved bucket of the given handovers.
-func pausesOf(holds []Hold, handovers map[topo.HandoverID]bool) []pause {
+func pausesOf(holds []Hold, handovers map[topo.HandoverID]bool, opened openings) []pause {
 	type key struct {
 		handover topo.HandoverID
 		slot     slot
@@ -110,12 +112,37 @@ func pausesOf(holds []Hold, handovers map[topo.HandoverID]bool) []pause {
 	}
 	var out []pause
 	for _, p := range at {
-		if !p.from.IsZero() && !p.to.IsZero() {
-			out = append(out, *p)
+		if p.from.IsZero() || p.to.IsZero() {
+			continue
 		}
+		if w := opened.after(p.slot, p.from); w != nil && w.open.After(p.to) {
+			p.to = w.open
+		}
+		out = append(out, *p)
 	}
 	slices.SortFunc(out, func(a, b pause) int { return a.from.Compare(b.from) })
 	return out
+}
+
+// openings are the windows of every bucket.
+type openings map[slot][]window
+
+func openingsOf(e Evidence) openings {
+	out := openings{}
+	for s, rows := range bySlot(e.Epochs, epochSlot) {
+		out[s] = windows(rows)
+	}
+	return out
+}
+
+// after finds the first opening of a bucket after a moment.
+func (o openings) after(s slot, t time.Time) *window {
+	for i := range o[s] {
+		if o[s][i].open.After(t) {
+			return &o[s][i]
+		}
+	}
+	return nil
 }
 
 // Quantiles of a set of times, in milliseconds.
@@ -139,14 +166,11 @@ func quantiles(values []time.Duration) Quantiles {
 	return Quantiles{P50: rank(0.5), P99: rank(0.99), Max: rank(1), Count: len(v)}
 }
 
-// CheckReleases: no gateway lets held writes go before a database has opened its fence for them again, be it the new
-// owner's or, after an abort, the old one's. What is let go earlier is refused by the fence at best.
+// CheckReleases: no gateway lets held writes go to its own site's database before that has opened its fence for them,
+// and none at all when no fence opens again. What is let go earlier is refused by the fence at best.
 func CheckReleases(holds []Hold, e Evidence) Check {
-	c := Check{Name: "release", Claim: "held writes are let go only after a fence has opened for them again"}
-	opened := map[slot][]window{}
-	for s, rows := range bySlot(e.Epochs, epochSlot) {
-		opened[s] = windows(rows)
-	}
+	c := Check{Name: "release", Claim: "held writes are let go only when a fence opens for them again, and at its site not before"}
+	opened := openingsOf(e)
 	began := map[topo.HandoverID]time.Time{}
 	for _, h := range holds {
 		if first, seen := began[h.Handover]; h.Begin && (!seen || h.At.Before(first)) {
@@ -162,9 +186,14 @@ func CheckReleases(holds []Hold, e Evidence) Check {
 		for _, b := range h.Buckets.Buckets() {
 			s := slot{h.Keyspace, b}
 			seen++
-			if !slices.ContainsFunc(opened[s], func(w window) bool { return w.open.After(from) && !w.open.After(h.At) }) {
-				c.found("gateway %s let go the writes of bucket %s at %s; no fence had opened for them since %s (handover %s)",
+			site, _, _ := strings.Cut(h.Gateway, "/")
+			switch w := opened.after(s, from); {
+			case w == nil:
+				c.found("gateway %s let go the writes of bucket %s at %s; no fence opened for them after %s (handover %s)",
 					h.Gateway, s, clock(h.At), clock(from), h.Handover)
+			case string(w.site) == site && w.open.After(h.At):
+				c.found("gateway %s let go the writes of bucket %s at %s, before the fence of its site opened at %s (handover %s)",
+					h.Gateway, s, clock(h.At), clock(w.open), h.Handover)
 			}
 		}
 	}

@@ -20,6 +20,7 @@ func aDemo() *demo {
 	m.switches = []switchRun{{phase: nominal, buckets: topo.Spans{{First: 7, Last: 7}}, from: "a", to: "b", start: second(2), end: second(4.5)}}
 	m.switching = [2]time.Time{second(2), second(10)}
 	m.cut = [2]time.Time{second(20), second(30)}
+	m.caughtUp = second(32)
 	m.loaded = [2]time.Time{second(0), second(40)}
 	return m
 }
@@ -90,7 +91,7 @@ func TestSumUpCut(t *testing.T) {
 	t.Parallel()
 	c := aDemo().sumUpCut([]Operation{request(5, 6, "k", 503, 0), request(21, 22, "k", 200, 0), request(19, 21, "k", 0, 0),
 		request(31, 31.5, "k", 503, 0), request(33, 34, "k", 200, 0)})
-	if c != (Cut{Seconds: 10, AnsweredRequests: 1, FailedRequests: 1, FailedAfter: 1, LastFailureAfterMS: 1500}) {
+	if c != (Cut{Seconds: 10, AnsweredRequests: 1, FailedRequests: 1, FailedAfter: 1, LastFailureAfterMS: 1500, CaughtUpAfterMS: 2000}) {
 		t.Errorf("%+v", c)
 	}
 }

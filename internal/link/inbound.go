@@ -93,9 +93,7 @@ func introduce(ctx context.Context, c *conn, hello Hello) error {
 	if hello.Format == 0 {
 		hello.Format, hello.Oldest = Format, oldestFormat
 	}
-	if hello.Window == 0 {
-		hello.Window = c.set.Window
-	}
+	hello.Window = c.set.Window
 	// A refused certificate shows only in the first read, and may break this write: its error is not the story.
 	_, writeErr := c.tls.Write(controlFrame(frameHello, hello))
 	f, err := c.receive()

@@ -56,6 +56,9 @@ type Applier struct {
 	log *slog.Logger
 }
 
+// applyName begins the application_name of every applier's session; the origin follows.
+const applyName = "atoll apply from "
+
 // OpenApply checks that the database answers and what the role may do there.
 func OpenApply(ctx context.Context, cfg ApplyConfig) (*Applier, error) {
 	a := &Applier{cfg: cfg, log: cfg.Logger}
@@ -81,7 +84,7 @@ func OpenApply(ctx context.Context, cfg ApplyConfig) (*Applier, error) {
 		}
 	}
 	var err error
-	if a.cfg.conn, err = streamConfig(cfg.DSN, "atoll apply from "+string(cfg.Origin)); err != nil {
+	if a.cfg.conn, err = streamConfig(cfg.DSN, applyName+string(cfg.Origin)); err != nil {
 		return nil, a.wrap(err)
 	}
 	s, err := a.connect(ctx)

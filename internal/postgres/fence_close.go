@@ -201,12 +201,18 @@ func waitOut(ctx context.Context, c *pgx.Conn, o CloseOrder) error {
 // writersOf lists the virtual transaction ids that hold a write lock on a fenced table of the keyspace, or on one of
 // its partitions. On a partitioned table stronger locks count too: their holder may be adding a partition that is
 // still invisible here, and have written to it.
+//
+// Appliers are left out: what they write are other sites' changes, which the marker speaks of by its vector alone; and
+// after a cut one of them may be busy for longer than a switch can wait. They are the agent's own sessions by role and
+// name; a session of that role that calls itself otherwise is waited for.
 func writersOf(ctx context.Context, c *pgx.Conn, ks topo.KeyspaceID) ([]string, error) {
 	rows, err := c.Query(ctx, `
 		SELECT DISTINCT l.virtualtransaction
 		FROM pg_locks l
 		JOIN pg_class r ON r.oid = l.relation
-		WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+		LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+		WHERE (a.usename = current_user AND starts_with(a.application_name, '`+applyName+`')) IS NOT TRUE
+		AND l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
 		AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 		AND (l.mode = 'RowExclusiveLock' OR r.relkind = 'p'
 		     AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))

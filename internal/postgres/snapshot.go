@@ -56,6 +56,9 @@ func (c *Capture) copy(ctx context.Context, emit func(context.Context, change.Co
 }
 
 func (c *Capture) copySnapshot(ctx context.Context, conn *pgx.Conn, snapshot string, at change.Position, emit func(context.Context, change.Copy) error) error {
+	if _, err := conn.Exec(ctx, noTransactionTimeout); err != nil {
+		return err
+	}
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return err

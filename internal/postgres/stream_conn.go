@@ -46,7 +46,12 @@ var pinnedSettings = map[string]string{
 	"statement_timeout":                   "0",
 	"lock_timeout":                        "0",
 	"idle_in_transaction_session_timeout": "0",
+	"idle_session_timeout":                "0",
+	"row_security":                        "off", // an error instead of rows that a policy hides
 }
+
+// noTransactionTimeout lifts a limit that exists from 17 on, for connections with long transactions.
+const noTransactionTimeout = "SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('server_version_num')::int >= 170000"
 
 // streamConfig is how capture and apply connect: pinned settings, and a peer that is gone is noticed in half a minute.
 func streamConfig(dsn, name string) (*pgx.ConnConfig, error) {

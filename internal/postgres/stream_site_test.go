@@ -151,12 +151,12 @@ func (s *streamSite) apply(origin topo.SiteID) *Applier {
 
 // streamLog hands warnings to the test.
 func streamLog(t testing.TB) *slog.Logger {
-	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return slog.New(slog.NewTextHandler(streamWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-type testWriter struct{ t testing.TB }
+type streamWriter struct{ t testing.TB }
 
-func (w testWriter) Write(p []byte) (int, error) {
+func (w streamWriter) Write(p []byte) (int, error) {
 	w.t.Logf("%s", strings.TrimSuffix(string(p), "\n"))
 	return len(p), nil
 }

@@ -22,8 +22,12 @@ type Applied struct {
 		peers   map[topo.SiteID]topo.Vector
 		moved   chan struct{} // closed and replaced whenever vector grows
 		waiting map[arrival]map[chan change.Marker]bool
+		recent  map[arrival]change.Marker // some of those that have come; the database has all
 	}
 }
+
+// mostRecent bounds the markers that are remembered.
+const mostRecent = 1024
 
 // arrival names a closing marker that somebody waits for.
 type arrival struct {
@@ -43,6 +47,7 @@ func LoadApplied(ctx context.Context, site topo.SiteID, recorded Recorded) (*App
 	a.mu.peers = make(map[topo.SiteID]topo.Vector)
 	a.mu.moved = make(chan struct{})
 	a.mu.waiting = make(map[arrival]map[chan change.Marker]bool)
+	a.mu.recent = make(map[arrival]change.Marker)
 	return a, nil
 }
 
@@ -58,6 +63,10 @@ func (a *Applied) Vector() topo.Vector {
 func (a *Applied) WaitMarker(ctx context.Context, site topo.SiteID, id topo.HandoverID) (change.Marker, error) {
 	key, arrived := arrival{site, id}, make(chan change.Marker, 1)
 	a.mu.Lock()
+	if m, here := a.mu.recent[key]; here {
+		a.mu.Unlock()
+		return m, nil
+	}
 	if a.mu.waiting[key] == nil {
 		a.mu.waiting[key] = make(map[chan change.Marker]bool)
 	}
@@ -71,20 +80,37 @@ func (a *Applied) WaitMarker(ctx context.Context, site topo.SiteID, id topo.Hand
 			delete(a.mu.waiting, key)
 		}
 	}()
-	// Waiting began before this look, so a marker that comes meanwhile is seen by one of the two.
-	m, here, err := a.recorded.Marker(ctx, site, id)
-	if err != nil {
-		return change.Marker{}, fmt.Errorf("marker of handover %s from site %s: %w", id, site, err)
+	// The database may have it from before. Waiting began before this look, so a marker that comes meanwhile is seen by
+	// one of the two, and whoever waits for it does not also wait for the look.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	looked := make(chan look, 1)
+	go func() { // ends with ctx at the latest; nobody needs it any more then
+		m, here, err := a.recorded.Marker(ctx, site, id)
+		looked <- look{m, here, err}
+	}()
+	for {
+		select {
+		case m := <-arrived:
+			return m, nil
+		case l := <-looked:
+			if l.err != nil && ctx.Err() == nil {
+				return change.Marker{}, fmt.Errorf("marker of handover %s from site %s: %w", id, site, l.err)
+			}
+			if l.here {
+				return l.marker, nil
+			}
+		case <-ctx.Done():
+			return change.Marker{}, fmt.Errorf("the marker of handover %s from site %s has not come: %w", id, site, context.Cause(ctx))
+		}
 	}
-	if here {
-		return m, nil
-	}
-	select {
-	case m := <-arrived:
-		return m, nil
-	case <-ctx.Done():
-		return change.Marker{}, fmt.Errorf("the marker of handover %s from site %s has not come: %w", id, site, context.Cause(ctx))
-	}
+}
+
+// look is what a look into the database found.
+type look struct {
+	marker change.Marker
+	here   bool
+	err    error
 }
 
 // WaitVector waits until this site has applied what need asks for. This site's own changes are always here.
@@ -136,6 +162,10 @@ func (a *Applied) advance(origin topo.SiteID, pos change.Position, markers []cha
 }
 
 func (a *Applied) tellLocked(m change.Marker) {
+	if len(a.mu.recent) >= mostRecent {
+		clear(a.mu.recent)
+	}
+	a.mu.recent[arrival{m.Site, m.Handover}] = m
 	for arrived := range a.mu.waiting[arrival{m.Site, m.Handover}] {
 		select {
 		case arrived <- m:
@@ -145,10 +175,14 @@ func (a *Applied) tellLocked(m change.Marker) {
 }
 
 // reload takes what the database has recorded of an origin. A commit whose answer was lost may have brought markers
-// that nobody was told of.
+// that nobody was told of. A database that went back, to a standby that lagged or to a backup, takes its markers along.
 func (a *Applied) reload(ctx context.Context, origin topo.SiteID, pos change.Position) error {
 	a.advance(origin, pos, nil)
 	a.mu.Lock()
+	if a.mu.vector[origin] > uint64(pos) {
+		a.mu.vector[origin] = uint64(pos)
+		maps.DeleteFunc(a.mu.recent, func(key arrival, _ change.Marker) bool { return key.site == origin })
+	}
 	var waiting []arrival
 	for key := range a.mu.waiting {
 		if key.site == origin {

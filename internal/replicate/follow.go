@@ -58,8 +58,8 @@ type inFlight struct {
 }
 
 var (
-	// errCopied ends the connection of an initial copy; the next one goes on from there.
-	errCopied = link.Refusef(link.Closing, "the copy is complete")
+	// errCopied ends the connection that gave this site its place in the stream; the next one goes on from there.
+	errCopied = link.Refusef(link.Closing, "the beginning is on disk")
 	// errSinkStopped: the sink broke its promise to run until its input ends.
 	errSinkStopped = errors.New("applying ended by itself")
 )
@@ -87,7 +87,7 @@ func (f *Follow) Run(ctx context.Context) error {
 			return nil
 		}
 		if errors.Is(err, errCopied) {
-			log.Info("initial copy applied")
+			log.Info("begun: the origin's stream goes on from here")
 			failures = 0
 			continue
 		}
@@ -129,13 +129,13 @@ func (f *Follow) attempt(ctx context.Context) error {
 	if err != nil {
 		return &dataError{fmt.Errorf("this site's database: %w", err)}
 	}
+	if err := f.recorded(ctx, progress.Position); err != nil {
+		return &dataError{err}
+	}
 	hello := link.Hello{Deployment: f.Deployment, Site: f.Site, Origin: f.Origin, Vector: f.Applied.Vector()}
 	switch {
 	case progress.Known:
 		hello.Start, hello.Position, hello.Epochs = link.StartResume, progress.Position, progress.Epochs
-		if err := f.recorded(ctx, progress.Position); err != nil {
-			return &dataError{err}
-		}
 	case f.CopyFrom:
 		hello.Start = link.StartCopy
 	default:
@@ -147,7 +147,7 @@ func (f *Follow) attempt(ctx context.Context) error {
 	}
 	f.connected(in)
 	f.Logger.Info("link stands", "origin", f.Origin, "start", hello.Start, "position", hello.Position)
-	if hello.Start == link.StartCopy {
+	if hello.Start != link.StartResume {
 		f.enter(Copying, nil)
 		return f.copy(ctx, in, sink)
 	}
@@ -155,7 +155,8 @@ func (f *Follow) attempt(ctx context.Context) error {
 	return f.stream(ctx, in, sink, progress.Position)
 }
 
-// copy applies the origin's tables as of one moment, in one transaction of the sink.
+// copy applies the origin's tables as of one moment, or none of them if the link is fresh, and records the position
+// of that moment, in one transaction of the sink.
 func (f *Follow) copy(ctx context.Context, in *link.Inbound, sink Sink) error {
 	var ended error
 	var wg sync.WaitGroup
@@ -177,7 +178,7 @@ func (f *Follow) stream(ctx context.Context, in *link.Inbound, sink Sink, from c
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	wg.Go(func() { in.Run(ctx) }) // why it ended comes out of NextTx, behind what had arrived
+	wg.Go(func() { f.enter(Finishing, in.Run(ctx)) }) // feed learns the same from NextTx, behind what had arrived
 	txs := make(chan change.Tx, ahead)
 	fed := make(chan struct{})
 	wg.Go(func() {

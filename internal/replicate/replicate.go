@@ -40,7 +40,8 @@ type Source interface {
 type Sink interface {
 	// Progress is how far the database has applied the origin's changes, on disk.
 	Progress(ctx context.Context) (change.Progress, error)
-	// Copy applies an initial copy and its position in one transaction.
+	// Copy applies an initial copy and its position in one transaction. A copy that consists of its last piece alone
+	// only records the position.
 	Copy(ctx context.Context, next func(context.Context) (change.Copy, error)) error
 	// Run applies what comes until in is closed, then finishes what came complete, rolls back what did not, and
 	// returns nil. It calls applied after each durable commit.

@@ -155,7 +155,12 @@ func (s *Serve) serve(ctx context.Context, raw net.Conn) {
 	out.End(err)
 	wg.Wait()
 	cancel(nil)
-	log.Info("link ended", "reason", err)
+	level := slog.LevelWarn
+	var said *link.Refusal
+	if errors.Is(err, context.Canceled) || errors.As(err, &said) && said.Reason == link.Closing {
+		level = slog.LevelInfo
+	}
+	log.Log(ctx, level, "link ended", "reason", err)
 	one.end(err)
 }
 
@@ -199,42 +204,37 @@ func (o *session) stream(ctx context.Context) error {
 		return err
 	}
 	defer source.Close()
-	if o.hello.Start == link.StartCopy {
-		if err := source.Copy(ctx, o.out.SendCopy); err != nil {
+	if o.hello.Start != link.StartResume {
+		if err := o.begin(ctx, source); err != nil {
 			return err
 		}
-		<-ctx.Done() // the target hangs up when it has the copy on disk, and comes back for what follows
+		<-ctx.Done() // the target hangs up when it has that on disk, and comes back for what follows
 		return context.Cause(ctx)
-	}
-	from, epochs := o.hello.Position, o.hello.Epochs
-	if o.hello.Start == link.StartFresh {
-		if from, err = o.begin(ctx, source); err != nil {
-			return err
-		}
-		epochs = nil
 	}
 	o.confirmTo(source)
 	defer o.confirmTo(nil)
-	if err := source.Run(ctx, from, epochs, o.out.Send); err != nil {
+	if err := source.Run(ctx, o.hello.Position, o.hello.Epochs, o.out.Send); err != nil {
 		return err
 	}
 	return errors.New("the source's stream ended by itself")
 }
 
-// begin gives a target that wants nothing copied its place in the stream, and sends it as an empty transaction, so
-// that the target records it at once.
-func (o *session) begin(ctx context.Context, source Source) (change.Position, error) {
+// begin gives a target its place in the stream, with a copy of the tables if it asks for one.
+func (o *session) begin(ctx context.Context, source Source) error {
+	if o.hello.Start == link.StartCopy {
+		return source.Copy(ctx, o.out.SendCopy)
+	}
 	if err := source.Create(ctx); err != nil {
-		return 0, err
+		return err
 	}
 	from, exists, err := source.Confirmed(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if !exists {
-		return 0, fmt.Errorf("the place of site %s in the stream of site %s vanished while it was made", o.hello.Site, o.serve.Site)
+		return fmt.Errorf("the place of site %s in the stream of site %s vanished while it was made", o.hello.Site, o.serve.Site)
 	}
-	return from, o.out.Send(ctx, change.Tx{Origin: o.serve.Site, Position: from, First: true, Last: true})
+	return o.out.SendCopy(ctx, change.Copy{Done: true, Position: from})
 }
 
 func (o *session) confirmTo(source Source) {

@@ -11,7 +11,7 @@ import (
 
 // Phase says what following an origin is at.
 //
-//	connecting ──▶ copying ──▶ connecting ──▶ streaming ──▶ retrying ──▶ connecting …
+//	connecting ──▶ copying ──▶ connecting ──▶ streaming ──▶ finishing ──▶ retrying ──▶ connecting …
 type Phase string
 
 const (
@@ -19,9 +19,11 @@ const (
 	Connecting Phase = "connecting"
 	// Copying: an initial copy comes in. Left for Connecting when it is on disk, for Retrying on an error.
 	Copying Phase = "copying"
-	// Streaming: changes are applied as they come. Left for Retrying when the link has ended and what had arrived is
-	// applied, or when applying fails.
+	// Streaming: changes are applied as they come. Left for Finishing when the link has ended, also because applying
+	// failed.
 	Streaming Phase = "streaming"
+	// Finishing: what had arrived before the link ended is applied. Left for Retrying.
+	Finishing Phase = "finishing"
 	// Retrying: waiting after an error. Left for Connecting.
 	Retrying Phase = "retrying"
 	// Stopped: Run has returned.

@@ -1,0 +1,178 @@
+// Package agent assembles the agent of one site: it keeps the site's lease and fence, replicates from and to every
+// other full site, drives handovers, and serves operators, gateways and other agents. The main function is [Run].
+//
+// It guarantees that the loss of anything around it (database, store, other sites) ends nothing but what depends on
+// that: without its database it still streams views and drives handovers, without the store it still replicates. It
+// holds no state of its own: the truth is in the store and in the databases, and an agent that was killed is simply
+// started again.
+//
+// It refuses to start with a certificate of another site, with an address that is in use, and for a site without a
+// database.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/control"
+	"github.com/atollhq/atoll/internal/pki"
+	"github.com/atollhq/atoll/internal/postgres"
+	"github.com/atollhq/atoll/internal/spec"
+	"github.com/atollhq/atoll/internal/store"
+	"github.com/atollhq/atoll/topo"
+)
+
+// Config says which site's agent this is.
+type Config struct {
+	Spec     *spec.Spec
+	Site     topo.SiteID
+	DSN      string // of the agent's role
+	Identity *pki.Identity
+	Ready    func()       // called when the API listens; may be nil
+	Log      *slog.Logger // nil discards
+}
+
+// agent is one site's agent while it runs.
+type agent struct {
+	cfg         Config
+	site        topo.SiteID
+	tables      []postgres.TableSpec
+	incarnation string
+	previous    string // incarnation of an earlier run that is known to have ended
+	since       time.Time
+	store       *store.Client
+	hub         *control.Hub
+	controller  *control.Controller
+	remote      map[topo.SiteID]*api.Client
+	log         *slog.Logger
+
+	database atomic.Pointer[database] // nil while the database is away
+	why      atomic.Pointer[string]   // why it is away
+}
+
+// Run is the agent of one site until ctx ends. Whatever is away is waited for; Run ends early only for what waiting
+// does not heal: a wrong certificate, a port in use, a contradiction in the spec.
+func Run(ctx context.Context, cfg Config) error {
+	a, err := newAgent(cfg)
+	if err != nil {
+		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
+	}
+	unlock, previous, err := lockState(filepath.Join(cfg.Spec.State, "agent-"+string(cfg.Site)+".lock"), a.incarnation)
+	if err != nil {
+		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
+	}
+	defer unlock()
+	a.previous = previous
+	if a.store, err = store.Open(ctx, StoreConfig(cfg.Spec, cfg.Site, a.cfg.Identity, a.log)); err != nil {
+		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
+	}
+	defer a.store.Close()
+	addr := cfg.Spec.Sites[cfg.Site].Agent
+	a.connect()
+	apiListener, err := listen(ctx, "API", addr.API)
+	if err != nil {
+		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
+	}
+	linkListener, err := listen(ctx, "link", addr.Link)
+	if err != nil {
+		_ = apiListener.Close()
+		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
+	}
+	if err := a.run(ctx, apiListener, linkListener); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
+	}
+	return nil
+}
+
+// run starts everything and ends it in this order: first what others ask of this site (API, handovers, the watch of
+// the store), so that no new step begins; then what has the database (links, appliers), the keeper with it: it
+// releases the lease last. The fence stays as it is and closes at its moment, unless the next agent extends it.
+func (a *agent) run(ctx context.Context, apiListener, linkListener net.Listener) error {
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
+	data := make(chan struct{})
+	go func() { // joined below
+		defer close(data)
+		a.keepDatabase(inner, linkListener)
+	}()
+
+	outer, outerCtx := errgroup.WithContext(ctx)
+	outer.Go(func() error { return a.server().Serve(outerCtx, apiListener) })
+	outer.Go(func() error { return a.controller.Run(outerCtx) })
+	outer.Go(func() error { return a.watchStore(outerCtx) })
+	if a.cfg.Ready != nil {
+		a.cfg.Ready()
+	}
+	a.log.Info("agent started", "incarnation", a.incarnation, "api", apiListener.Addr(), "link", linkListener.Addr())
+	err := outer.Wait()
+	for _, c := range a.remote {
+		c.Close()
+	}
+	stopInner()
+	<-data
+	a.log.Info("agent stopped", "cause", err)
+	return err
+}
+
+func newAgent(cfg Config) (*agent, error) {
+	site := cfg.Spec.Sites[cfg.Site]
+	switch {
+	case site == nil:
+		return nil, fmt.Errorf("the spec has no such site; it has %v", cfg.Spec.SiteIDs())
+	case site.Witness || site.Agent == nil || site.Database == nil:
+		return nil, errors.New("it is a witness: it has a store member and no agent; run `atoll store` there")
+	}
+	if self, isSite := cfg.Identity.Self().Site(); !isSite || self != cfg.Site {
+		return nil, fmt.Errorf("the certificate is of %s", cfg.Identity.Self())
+	}
+	if err := cfg.Identity.CheckDeployment(cfg.Spec.Deployment); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	a := &agent{cfg: cfg, site: cfg.Site, tables: Tables(cfg.Spec), incarnation: uuid.NewString(), since: time.Now(),
+		hub: control.NewHub(), remote: map[topo.SiteID]*api.Client{}, log: cfg.Log.With("site", cfg.Site)}
+	return a, nil
+}
+
+// connect makes the controller, with a client for every other full site; nothing is dialled before it is needed.
+func (a *agent) connect() {
+	sites := map[topo.SiteID]control.Site{a.site: localSite{a}}
+	for _, other := range a.others() {
+		a.remote[other] = api.NewClient(APIAddr(a.cfg.Spec, a.site, other), a.cfg.Identity.ClientTLS(other), nil)
+		sites[other] = a.remote[other]
+	}
+	a.controller = control.New(control.Config{Site: a.site, Incarnation: a.incarnation, Store: a.store, Sites: sites,
+		Bounds: bounds(a.cfg.Spec), Logger: a.log})
+}
+
+func (a *agent) server() *control.Server {
+	return control.NewServer(control.ServerConfig{
+		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a},
+		Status: a.status, Deadline: a.deadline, Logger: a.log,
+	})
+}
+
+// listen binds an address, and says what to do if it is in use.
+func listen(ctx context.Context, what, addr string) (net.Listener, error) {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s address %s: %w; is an agent running already, or does another program have the port?", what, addr, err)
+	}
+	return ln, nil
+}
+
+func sortedKeys[K ~string, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,243 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/atollhq/atoll/internal/change"
+	"github.com/atollhq/atoll/internal/lease"
+	"github.com/atollhq/atoll/internal/link"
+	"github.com/atollhq/atoll/internal/postgres"
+	"github.com/atollhq/atoll/internal/replicate"
+	"github.com/atollhq/atoll/topo"
+)
+
+const databaseRetry = time.Second
+
+// database is what the agent has while its database is there.
+type database struct {
+	fence    *postgres.Fence
+	recorded *recorded
+	keeper   *lease.Keeper
+	applied  *replicate.Applied
+	serve    *replicate.Serve
+	follows  map[topo.SiteID]*replicate.Follow
+}
+
+// keepDatabase works with the database until ctx ends. A database that is away, not prepared or the wrong one is tried
+// again: the agent never ends because of it, and the lease is not renewed meanwhile. ln is for links; it is closed at
+// the end.
+func (a *agent) keepDatabase(ctx context.Context, ln net.Listener) {
+	defer func() {
+		if ln != nil {
+			_ = ln.Close()
+		}
+	}()
+	links := func() (net.Listener, error) { // serving closes its listener
+		held := ln
+		if ln = nil; held != nil {
+			return held, nil
+		}
+		return listen(ctx, "link", a.cfg.Spec.Sites[a.site].Agent.Link)
+	}
+	said := ""
+	for {
+		err := a.withDatabase(ctx, links)
+		if ctx.Err() != nil {
+			return
+		}
+		text := err.Error()
+		a.why.Store(&text)
+		if text != said {
+			a.log.Warn("the database is not usable; trying again", "error", err)
+			said = text
+		}
+		select {
+		case <-time.After(databaseRetry):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// withDatabase is the scope of everything that has the database. It returns when ctx ends or a part fails; nothing of
+// it runs any more then.
+func (a *agent) withDatabase(ctx context.Context, links func() (net.Listener, error)) error {
+	fence, err := postgres.OpenFence(ctx, a.cfg.DSN, a.site)
+	if err != nil {
+		return err
+	}
+	defer fence.Close()
+	rec := &recorded{dsn: a.cfg.DSN}
+	defer rec.close()
+	applied, err := replicate.LoadApplied(ctx, a.site, rec)
+	if err != nil {
+		return err
+	}
+	policy := a.cfg.Spec.Policies.Lease
+	keeper, err := lease.New(lease.Config{Site: a.site, Store: a.store, Fence: fence, Duration: policy.Duration, Margin: policy.Margin,
+		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log})
+	if err != nil {
+		return err
+	}
+	ln, err := links()
+	if err != nil {
+		return err
+	}
+	db := &database{fence: fence, recorded: rec, keeper: keeper, applied: applied, follows: map[topo.SiteID]*replicate.Follow{}}
+	db.serve = a.serving(db)
+	for _, origin := range a.others() {
+		db.follows[origin] = a.following(db, origin)
+	}
+	a.database.Store(db)
+	defer a.database.Store(nil)
+	a.log.Info("the database is there")
+
+	parts, ctx := errgroup.WithContext(ctx) // one that fails ends them all; the scope is entered again
+	parts.Go(func() error { return keeper.Run(ctx) })
+	parts.Go(func() error { return db.serve.Run(ctx, ln) })
+	for _, f := range db.follows {
+		parts.Go(func() error { return f.Run(ctx) })
+	}
+	parts.Go(func() error { return a.passOpened(ctx, keeper) })
+	if err := parts.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// others are the other full sites.
+func (a *agent) others() []topo.SiteID {
+	return slices.DeleteFunc(a.cfg.Spec.FullSites(), func(s topo.SiteID) bool { return s == a.site })
+}
+
+func (a *agent) serving(db *database) *replicate.Serve {
+	return &replicate.Serve{
+		Site: a.site, Deployment: a.cfg.Spec.Deployment, Identity: a.cfg.Identity, Applied: db.applied, Logger: a.log,
+		Open: func(ctx context.Context, target topo.SiteID) (replicate.Source, error) {
+			if !slices.Contains(a.others(), target) {
+				return nil, fmt.Errorf("site %s is not in the spec of site %s, or has no database", target, a.site)
+			}
+			return opened(postgres.OpenCapture(ctx, postgres.CaptureConfig{DSN: a.cfg.DSN, Site: a.site, Target: target,
+				Deployment: a.cfg.Spec.Deployment, Tables: a.tables, Keyspaces: a.cfg.Spec.KeyspaceTable(), Logger: a.log}))
+		},
+		Says: func() link.Statement {
+			deadline, live := db.keeper.Deadline()
+			if !live {
+				return link.Statement{}
+			}
+			return link.Statement{Serving: true, RemainingMS: time.Until(deadline).Milliseconds()}
+		},
+	}
+}
+
+// opened keeps a nil pointer from becoming an interface that is not nil.
+func opened(c *postgres.Capture, err error) (replicate.Source, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
+	return &replicate.Follow{
+		Site: a.site, Origin: origin, Deployment: a.cfg.Spec.Deployment, Addr: LinkAddr(a.cfg.Spec, a.site, origin), Identity: a.cfg.Identity,
+		CopyFrom: origin == a.cfg.Spec.Seed, Applied: db.applied, Logger: a.log,
+		Others: slices.DeleteFunc(a.others(), func(s topo.SiteID) bool { return s == origin }),
+		Open: func(ctx context.Context) (replicate.Sink, error) {
+			sink, err := postgres.OpenApply(ctx, postgres.ApplyConfig{DSN: a.cfg.DSN, Site: a.site, Origin: origin, Tables: a.tables, Logger: a.log})
+			if err != nil {
+				return nil, err
+			}
+			return sink, nil
+		},
+	}
+}
+
+// passOpened tells gateways up to which version the fence is open.
+func (a *agent) passOpened(ctx context.Context, keeper *lease.Keeper) error {
+	for {
+		change := keeper.Opened()
+		if v := keeper.OpenedVersion(); v > 0 {
+			a.hub.SetOpened(v)
+		}
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// deadline is until when this site may accept writes.
+func (a *agent) deadline() (time.Time, bool) {
+	db := a.database.Load()
+	if db == nil {
+		return time.Time{}, false
+	}
+	return db.keeper.Deadline()
+}
+
+// recorded is what the database says of its own progress, over one connection that is made anew when it breaks.
+type recorded struct {
+	dsn string
+	mu  sync.Mutex
+	db  *pgx.Conn
+}
+
+func (r *recorded) with(ctx context.Context, f func(*pgx.Conn) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for fresh := false; ; {
+		if r.db == nil || r.db.IsClosed() {
+			conf, err := pgx.ParseConfig(r.dsn)
+			if err != nil {
+				return err
+			}
+			conf.RuntimeParams["application_name"] = "atoll"
+			if r.db, err = pgx.ConnectConfig(ctx, conf); err != nil {
+				r.db = nil
+				return fmt.Errorf("connect: %w", err)
+			}
+			fresh = true
+		}
+		err := f(r.db)
+		if err == nil || !r.db.IsClosed() || fresh || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// Vector is how far each origin's changes are applied.
+func (r *recorded) Vector(ctx context.Context) (v topo.Vector, err error) {
+	err = r.with(ctx, func(c *pgx.Conn) (err error) {
+		v, err = postgres.Vector(ctx, c)
+		return err
+	})
+	return v, err
+}
+
+// Marker looks for a closing marker.
+func (r *recorded) Marker(ctx context.Context, site topo.SiteID, id topo.HandoverID) (m change.Marker, found bool, err error) {
+	err = r.with(ctx, func(c *pgx.Conn) (err error) {
+		m, found, err = postgres.Marker(ctx, c, site, id)
+		return err
+	})
+	return m, found, err
+}
+
+func (r *recorded) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.db != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = r.db.Close(ctx)
+	}
+}

@@ -1,0 +1,182 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/replicate"
+	"github.com/atollhq/atoll/topo"
+)
+
+const askBound = 1500 * time.Millisecond // another site's agent, for its status
+
+// status is what this agent knows; with self, of its own site only. What does not answer in time is said, not waited for.
+func (a *agent) status(ctx context.Context, self bool) api.Status {
+	st := api.Status{Deployment: a.cfg.Spec.Deployment, Site: a.site, At: time.Now().UTC(), Sites: []api.SiteStatus{}, Handovers: []api.Handover{}}
+	if o, ok := a.hub.Ownership(); ok {
+		st.Ownership = ownershipStatus(o)
+	}
+	sites := []topo.SiteID{a.site}
+	var wg sync.WaitGroup
+	if !self {
+		sites = a.cfg.Spec.FullSites()
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, askBound)
+			defer cancel()
+			list, err := a.controller.Handovers(ctx, 20)
+			if err != nil {
+				st.Problems = append(st.Problems, "store: "+err.Error())
+				return
+			}
+			st.Handovers = list
+		})
+	}
+	st.Sites = make([]api.SiteStatus, len(sites))
+	for i, site := range sites {
+		if site == a.site {
+			st.Sites[i] = a.selfStatus(ctx)
+			continue
+		}
+		wg.Go(func() { st.Sites[i] = askStatus(ctx, site, a.remote[site]) })
+	}
+	wg.Wait()
+	st.Problems = append(st.Problems, problems(st)...)
+	return st
+}
+
+func askStatus(ctx context.Context, site topo.SiteID, client *api.Client) api.SiteStatus {
+	ctx, cancel := context.WithTimeout(ctx, askBound)
+	defer cancel()
+	theirs, err := client.Status(ctx, true)
+	for _, s := range theirs.Sites {
+		if s.Site == site {
+			return s
+		}
+	}
+	if err == nil {
+		err = fmt.Errorf("its answer does not speak of %s", site)
+	}
+	return api.SiteStatus{Site: site, Error: err.Error()}
+}
+
+// selfStatus is this site's own.
+func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
+	s := api.SiteStatus{Site: a.site, Agent: a.incarnation, Since: a.since.UTC(), Gateways: a.hub.Gateways()}
+	if o, ok := a.hub.Ownership(); ok {
+		s.Version = o.Version
+	}
+	db := a.database.Load()
+	if db == nil {
+		s.Database.Error = a.whyAway()
+		return s
+	}
+	if deadline, live := db.keeper.Deadline(); live {
+		s.Lease = api.LeaseStatus{Live: true, RemainingMS: time.Until(deadline).Milliseconds()}
+	}
+	s.Opened = db.keeper.OpenedVersion()
+	ctx, cancel := context.WithTimeout(ctx, askBound/2)
+	defer cancel()
+	if id, err := db.fence.Identity(ctx); err != nil {
+		s.Database.Error = err.Error()
+	} else {
+		s.Database.Connected, s.Database.Identity = true, id.String()
+	}
+	if s.Database.Error == "" {
+		s.Database.Error = db.keeper.Status().Problem
+	}
+	for _, origin := range sortedKeys(db.follows) {
+		st := db.follows[origin].State()
+		l := api.LinkStatus{Origin: origin, Target: a.site, Connected: st.Phase == replicate.Streaming, State: string(st.Phase),
+			Position: uint64(st.Position), LagMS: -1}
+		if st.LagKnown {
+			l.LagMS = st.Lag.Milliseconds()
+		}
+		if !l.Connected {
+			l.Error = st.Err
+		}
+		s.Links = append(s.Links, l)
+	}
+	for _, t := range db.serve.State() {
+		s.Links = append(s.Links, api.LinkStatus{Origin: a.site, Target: t.Target, Connected: t.Connected, Position: uint64(t.Flushed), LagMS: -1, Error: t.Err})
+	}
+	return s
+}
+
+// ownershipStatus sums a document up.
+func ownershipStatus(o topo.Ownership) *api.OwnershipStatus {
+	out := &api.OwnershipStatus{Generation: o.Generation, Version: o.Version}
+	for _, ks := range sortedKeys(o.Keyspaces) {
+		p := o.Keyspaces[ks]
+		k := api.KeyspaceStatus{Keyspace: ks, Buckets: p.Buckets}
+		owned, owners := map[topo.SiteID]topo.Spans{}, map[topo.SiteID]*api.OwnerStatus{}
+		type route struct {
+			id       topo.HandoverID
+			from, to topo.SiteID
+		}
+		moving := map[route]topo.Spans{}
+		for _, r := range p.Ranges {
+			span := topo.Span{First: r.First, Last: r.Last}
+			owned[r.Owner] = appendSpan(owned[r.Owner], span)
+			if r.State == topo.Moving {
+				key := route{r.Handover, r.Owner, r.Target}
+				moving[key] = appendSpan(moving[key], span)
+			}
+			if s := owners[r.Owner]; s == nil {
+				owners[r.Owner] = &api.OwnerStatus{Site: r.Owner, MinEpoch: r.Epoch, MaxEpoch: r.Epoch}
+			} else {
+				s.MinEpoch, s.MaxEpoch = min(s.MinEpoch, r.Epoch), max(s.MaxEpoch, r.Epoch)
+			}
+		}
+		for _, site := range sortedKeys(owners) {
+			s := owners[site]
+			s.Count, s.Buckets = owned[site].Len(), owned[site].String()
+			k.Owners = append(k.Owners, *s)
+		}
+		for r, spans := range moving {
+			k.Moving = append(k.Moving, api.MovingStatus{Handover: r.id, Buckets: spans.String(), From: r.from, To: r.to})
+		}
+		slices.SortFunc(k.Moving, func(a, b api.MovingStatus) int { return strings.Compare(string(a.Handover), string(b.Handover)) })
+		out.Keyspaces = append(out.Keyspaces, k)
+	}
+	return out
+}
+
+func appendSpan(s topo.Spans, span topo.Span) topo.Spans {
+	if n := len(s); n > 0 && s[n-1].Last+1 == span.First {
+		s[n-1].Last = span.Last
+		return s
+	}
+	return append(s, span)
+}
+
+// problems is what an operator should look at.
+func problems(st api.Status) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if st.Ownership == nil {
+		add("the ownership document is not known yet")
+	}
+	for _, s := range st.Sites {
+		if s.Error != "" {
+			add("site %s: %s", s.Site, s.Error)
+			continue
+		}
+		if !s.Lease.Live {
+			add("site %s: its lease is not in force, it accepts no writes", s.Site)
+		}
+		if s.Database.Error != "" {
+			add("site %s: database: %s", s.Site, s.Database.Error)
+		}
+		for _, l := range s.Links {
+			if !l.Connected && l.Target == s.Site {
+				add("site %s: no changes come from %s (%s): %s", s.Site, l.Origin, l.State, orNone(l.Error))
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,97 @@
+package api
+
+import (
+	"time"
+
+	"github.com/atollhq/atoll/topo"
+)
+
+// Status is what an agent knows of its deployment: the answer of GET /v1/status.
+type Status struct {
+	Deployment string           `json:"deployment"`
+	Site       topo.SiteID      `json:"site"` // who answers
+	At         time.Time        `json:"at"`
+	Ownership  *OwnershipStatus `json:"ownership,omitempty"` // nil: the agent has none yet
+	Sites      []SiteStatus     `json:"sites"`               // every full site, in order of name
+	Handovers  []Handover       `json:"handovers"`           // the last 20, newest first
+	Problems   []string         `json:"problems,omitempty"`  // what should be looked at
+}
+
+// OwnershipStatus sums the document up.
+type OwnershipStatus struct {
+	Generation uint64           `json:"generation"`
+	Version    uint64           `json:"version"`
+	Keyspaces  []KeyspaceStatus `json:"keyspaces"`
+}
+
+// KeyspaceStatus says where the buckets of a keyspace are.
+type KeyspaceStatus struct {
+	Keyspace topo.KeyspaceID `json:"keyspace"`
+	Buckets  int             `json:"buckets"`
+	Owners   []OwnerStatus   `json:"owners"`
+	Moving   []MovingStatus  `json:"moving,omitempty"`
+}
+
+// OwnerStatus is one site's part of a keyspace.
+type OwnerStatus struct {
+	Site     topo.SiteID `json:"site"`
+	Count    int         `json:"count"`
+	Buckets  string      `json:"buckets"` // "0-511,600"
+	MinEpoch topo.Epoch  `json:"min_epoch"`
+	MaxEpoch topo.Epoch  `json:"max_epoch"`
+}
+
+// MovingStatus is a set of buckets that a handover has claimed.
+type MovingStatus struct {
+	Handover topo.HandoverID `json:"handover"`
+	Buckets  string          `json:"buckets"`
+	From     topo.SiteID     `json:"from"`
+	To       topo.SiteID     `json:"to"`
+}
+
+// SiteStatus is what a site's agent says of itself. Error is set, and the rest empty, where it does not answer.
+type SiteStatus struct {
+	Site     topo.SiteID     `json:"site"`
+	Error    string          `json:"error,omitempty"`
+	Agent    string          `json:"agent,omitempty"` // incarnation, new with each start
+	Since    time.Time       `json:"since,omitzero"`
+	Lease    LeaseStatus     `json:"lease"`
+	Database DatabaseStatus  `json:"database"`
+	Version  uint64          `json:"version"`        // ownership version that the agent has seen
+	Opened   uint64          `json:"opened_version"` // ownership version that the fence enforces
+	Links    []LinkStatus    `json:"links,omitempty"`
+	Gateways []GatewayStatus `json:"gateways,omitempty"`
+}
+
+// LeaseStatus is how long the site may go on accepting writes.
+type LeaseStatus struct {
+	Live        bool  `json:"live"`
+	RemainingMS int64 `json:"remaining_ms"`
+}
+
+// DatabaseStatus is whether the agent reaches its database.
+type DatabaseStatus struct {
+	Connected bool   `json:"connected"`
+	Identity  string `json:"identity,omitempty"` // system identifier/timeline
+	Error     string `json:"error,omitempty"`
+}
+
+// LinkStatus is the stream of changes from one site (Origin) to another (Target), as the reporting site sees it.
+type LinkStatus struct {
+	Origin    topo.SiteID `json:"origin"`
+	Target    topo.SiteID `json:"target"`
+	Connected bool        `json:"connected"`          // and changes come
+	State     string      `json:"state,omitempty"`    // at the target: connecting, copying, streaming, retrying
+	Position  uint64      `json:"position,omitempty"` // applied at the target
+	LagMS     int64       `json:"lag_ms"`             // at the target; -1 is unknown
+	Error     string      `json:"error,omitempty"`
+}
+
+// GatewayStatus is a gateway of the reporting site.
+type GatewayStatus struct {
+	Gateway   string                  `json:"gateway"`
+	Connected bool                    `json:"connected"`
+	Version   uint64                  `json:"version"`
+	InFlight  map[topo.HandoverID]int `json:"in_flight,omitempty"`
+	SeenMS    int64                   `json:"seen_ms"` // since its last word
+}

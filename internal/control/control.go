@@ -1,0 +1,238 @@
+// Package control drives handovers and serves the operator API of an agent.
+//
+// The main type is [Controller]: it does what package handover's state machine asks for (store transactions, and
+// steps at sites), feeds the answers back, and takes over handovers whose driver has died. [Hub] passes the ownership
+// document on to gateways and knows what they act on. [Server] is the HTTP side of both.
+//
+// It guarantees that a handover that is in the store goes on as long as one controller reaches the store, and that a
+// controller that was deposed writes nothing more to the record: every write compares its revision. It holds no state
+// that another controller would need: the record is in the store, what happened at a site is in its database.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/handover"
+	"github.com/atollhq/atoll/internal/store"
+	"github.com/atollhq/atoll/topo"
+)
+
+// Store is what the controller needs of the store.
+type Store interface {
+	Ownership(ctx context.Context) (topo.Ownership, store.Revision, error)
+	Handover(ctx context.Context, id topo.HandoverID) (json.RawMessage, store.Revision, error)
+	Handovers(ctx context.Context) ([]store.Handover, error)
+	Commit(ctx context.Context, ch store.Change) (store.Revision, error)
+}
+
+// Site is what the controller needs of a site, its own or another one ([api.Client]). Errors that the controller
+// decides on are *api.Error.
+type Site interface {
+	Ready(ctx context.Context, r api.ReadyRequest) (api.ReadyAnswer, error)
+	Settled(ctx context.Context, r api.SettleRequest) (api.SettleAnswer, error)
+	CloseBuckets(ctx context.Context, r api.CloseRequest) (api.CloseAnswer, error)
+	CaughtUp(ctx context.Context, r api.CaughtUpRequest) (api.CaughtUpAnswer, error)
+	Open(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, error)
+	Abort(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, error)
+}
+
+// Config is what a controller works with.
+type Config struct {
+	Site        topo.SiteID
+	Incarnation string // of the agent, new with each start
+	Store       Store
+	Sites       map[topo.SiteID]Site // every full site, this one included
+	Bounds      handover.Bounds
+	Logger      *slog.Logger
+}
+
+// Controller drives handovers. It is safe for concurrent use.
+type Controller struct {
+	cfg  Config
+	name string // "a/INCARNATION": what records name as their driver
+	log  *slog.Logger
+
+	mu struct {
+		sync.Mutex
+		run     context.Context // nil: Run is not active
+		drivers map[topo.HandoverID]*driver
+	}
+	wg sync.WaitGroup // drivers
+}
+
+// New makes a controller; it does nothing before Run.
+func New(cfg Config) *Controller {
+	c := &Controller{cfg: cfg, name: string(cfg.Site) + "/" + cfg.Incarnation, log: cfg.Logger}
+	c.mu.drivers = map[topo.HandoverID]*driver{}
+	return c
+}
+
+// Run accepts switches and takes over those whose driver has died, until ctx ends. Drivers end with it, wherever they
+// are: another controller goes on.
+func (c *Controller) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	c.mu.run = ctx
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.mu.run = nil
+		c.mu.Unlock()
+		cancel()
+		c.wg.Wait()
+	}()
+	return c.watch(ctx)
+}
+
+// Switch starts a switch and waits until it is claimed or refused; with DryRun it stops there.
+func (c *Controller) Switch(ctx context.Context, who string, r api.SwitchRequest) (api.SwitchAnswer, error) {
+	o, _, err := c.cfg.Store.Ownership(ctx)
+	if err != nil {
+		return api.SwitchAnswer{}, unavailable("the ownership document", err)
+	}
+	p, ok := o.Keyspaces[r.Keyspace]
+	if !ok {
+		return api.SwitchAnswer{}, badRequest(fmt.Sprintf("keyspace %q does not exist", r.Keyspace), fmt.Sprintf("keyspaces: %v", slices.Sorted(maps.Keys(o.Keyspaces))))
+	}
+	buckets, err := topo.ParseSpans(r.Buckets, p.Buckets)
+	if err != nil {
+		return api.SwitchAnswer{}, badRequest(err.Error(), "")
+	}
+	if c.cfg.Sites[r.To] == nil {
+		return api.SwitchAnswer{}, badRequest(fmt.Sprintf("site %q does not exist or has no database", r.To), fmt.Sprintf("sites: %v", c.sites()))
+	}
+	rec := handover.Record{ID: newID(), Driver: c.name, Who: who, Why: r.Why, Sites: c.sites(), Bounds: c.cfg.Bounds,
+		Move: handover.Move{Keyspace: r.Keyspace, Buckets: buckets, To: r.To}}
+	d := newDriver(c, rec.ID)
+	state, todo := handover.Start(rec, r.DryRun, time.Now())
+	if err := c.launch(d, state, todo); err != nil {
+		return api.SwitchAnswer{}, err
+	}
+	rec, err = d.wait(ctx, func(r handover.Record) bool { return r.Phase != handover.Prepare || r.Over() })
+	if err != nil {
+		return api.SwitchAnswer{}, unavailable("the switch is being prepared; see atoll status", err)
+	}
+	if rec.Outcome == handover.OutcomeRefused {
+		return api.SwitchAnswer{}, &api.Error{Status: 409, Code: api.CodeRefused, Message: "the switch is refused; nothing was changed", Problems: d.refusal(rec)}
+	}
+	return api.SwitchAnswer{ID: rec.ID, DryRun: r.DryRun, Handover: wire(rec)}, nil
+}
+
+// Handover reads one handover and waits, at most that long, until it is over.
+func (c *Controller) Handover(ctx context.Context, id topo.HandoverID, wait time.Duration) (api.Handover, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(wait, 0)+3*time.Second)
+	defer cancel()
+	bound := time.NewTimer(wait)
+	defer bound.Stop()
+	look := time.NewTicker(250 * time.Millisecond) // for those that another controller drives
+	defer look.Stop()
+	for past := wait <= 0; ; {
+		rec, changed, err := c.lookUp(ctx, id)
+		if err != nil {
+			return api.Handover{}, err
+		}
+		if rec.Over() || past {
+			return wire(rec), nil
+		}
+		select {
+		case <-changed: // nil, and never, where it is not ours
+		case <-look.C:
+		case <-bound.C:
+			past = true
+		case <-ctx.Done():
+			return api.Handover{}, context.Cause(ctx)
+		}
+	}
+}
+
+func (c *Controller) lookUp(ctx context.Context, id topo.HandoverID) (handover.Record, <-chan struct{}, error) {
+	c.mu.Lock()
+	d := c.mu.drivers[id]
+	c.mu.Unlock()
+	if d != nil {
+		rec, changed := d.record()
+		return rec, changed, nil
+	}
+	body, _, err := c.cfg.Store.Handover(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return handover.Record{}, nil, &api.Error{Status: 404, Code: api.CodeNotFound, Message: fmt.Sprintf("handover %s does not exist", id), Hint: "atoll status lists the last ones"}
+	}
+	if err != nil {
+		return handover.Record{}, nil, unavailable("the handover's record", err)
+	}
+	rec, err := handover.DecodeRecord(body)
+	return rec, nil, err
+}
+
+// Handovers lists the newest handovers.
+func (c *Controller) Handovers(ctx context.Context, limit int) ([]api.Handover, error) {
+	all, err := c.cfg.Store.Handovers(ctx)
+	if err != nil {
+		return nil, unavailable("the list of handovers", err)
+	}
+	out := make([]api.Handover, 0, min(limit, len(all)))
+	for _, h := range all[:min(limit, len(all))] {
+		rec, err := handover.DecodeRecord(h.Body)
+		if err != nil { // one that a newer version wrote must not hide the others
+			out = append(out, api.Handover{ID: h.ID, Reasons: []string{err.Error()}})
+			continue
+		}
+		out = append(out, wire(rec))
+	}
+	return out, nil
+}
+
+func (c *Controller) sites() []topo.SiteID { return slices.Sorted(maps.Keys(c.cfg.Sites)) }
+
+// launch starts a driver. Whoever ends Run joins it.
+func (c *Controller) launch(d *driver, state handover.State, todo []handover.Action) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.run == nil || c.mu.run.Err() != nil {
+		return &api.Error{Status: 503, Code: api.CodeUnavailable, Message: "this agent is stopping or not active", Hint: "ask another site's agent"}
+	}
+	ctx := c.mu.run
+	c.mu.drivers[d.id] = d
+	d.publish(state)
+	c.wg.Go(func() {
+		err := d.run(ctx, state, todo)
+		c.mu.Lock()
+		delete(c.mu.drivers, d.id)
+		c.mu.Unlock()
+		d.ended(err)
+	})
+	return nil
+}
+
+func (c *Controller) drives(id topo.HandoverID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.drivers[id] != nil
+}
+
+// newID makes an id that sorts by start time.
+func newID() topo.HandoverID {
+	return topo.HandoverID(fmt.Sprintf("%s-%04x", time.Now().UTC().Format("20060102-150405.000"), rand.N(1<<16)))
+}
+
+func badRequest(message, hint string) error {
+	return &api.Error{Status: 400, Code: api.CodeBadRequest, Message: message, Hint: hint}
+}
+
+func unavailable(what string, err error) error {
+	var coded *api.Error
+	if errors.As(err, &coded) {
+		return coded
+	}
+	return &api.Error{Status: 503, Code: api.CodeUnavailable, Message: what + ": " + err.Error()}
+}

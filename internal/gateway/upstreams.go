@@ -1,0 +1,148 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/atollhq/atoll/topo"
+)
+
+// Time-outs towards applications and other gateways.
+const (
+	dialTimeout = 2 * time.Second
+	appAnswer   = 60 * time.Second
+	// A gateway waits on behalf of the one that asks: for a view, for the fence, for the application.
+	peerAnswer = appAnswer + 10*time.Second
+	// Connections to an application are kept for less than what common servers allow (Node.js: 5 s), else a write
+	// would run into a connection that the server is just closing.
+	appIdle  = 4 * time.Second
+	peerIdle = 90 * time.Second
+	// A path that was cut is noticed within the sum of these.
+	peerPing        = time.Second
+	peerPingTimeout = 2 * time.Second
+	// HTTP/2 connections per peer address: one is bound by its flow-control window times the round trip, and by a lock.
+	peerLanes = 2
+)
+
+// notSent wraps an error that came before a byte of the request left: it can be sent elsewhere, whatever its method.
+type notSent struct{ err error }
+
+func (e *notSent) Error() string { return e.err.Error() }
+func (e *notSent) Unwrap() error { return e.err }
+
+func wasNotSent(err error) bool {
+	var e *notSent
+	return errors.As(err, &e)
+}
+
+// upstreams are the places where requests are sent to: this site's applications and other sites' gateways.
+type upstreams struct {
+	apps      map[string]*url.URL
+	app       *http.Transport
+	peers     map[topo.SiteID]*peer
+	transport []*http.Transport // all of them
+}
+
+// peer is the gateways of one other site.
+type peer struct {
+	addrs []string
+	lanes []*http.Transport
+	turn  atomic.Uint32
+}
+
+func newUpstreams(apps map[string]string, peers map[topo.SiteID][]string, clientTLS func(topo.SiteID) *tls.Config) (*upstreams, error) {
+	u := &upstreams{apps: make(map[string]*url.URL), peers: make(map[topo.SiteID]*peer)}
+	for name, text := range apps {
+		base, err := url.Parse(text)
+		if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.RawQuery != "" || base.User != nil {
+			return nil, fmt.Errorf("upstream %s: %q is not a base URL such as http://127.0.0.1:8080", name, text)
+		}
+		u.apps[name] = base
+	}
+	u.app = newTransport(appAnswer, appIdle, nil)
+	u.transport = append(u.transport, u.app)
+	for site, addrs := range peers {
+		if len(addrs) == 0 {
+			return nil, fmt.Errorf("site %s has no gateway address", site)
+		}
+		p := &peer{addrs: addrs}
+		for range peerLanes {
+			t := newTransport(peerAnswer, peerIdle, clientTLS(site))
+			t.HTTP2 = &http.HTTP2Config{SendPingTimeout: peerPing, PingTimeout: peerPingTimeout}
+			p.lanes = append(p.lanes, t)
+		}
+		u.peers[site] = p
+		u.transport = append(u.transport, p.lanes...)
+	}
+	return u, nil
+}
+
+// newTransport makes a transport whose dial errors are marked as not sent. With a TLS configuration it dials TLS
+// itself: the certificate must name the site, whatever the address, so the configuration verifies, not the transport.
+func newTransport(answer, idle time.Duration, conf *tls.Config) *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+	t := &http.Transport{
+		DisableCompression:     true,
+		MaxIdleConns:           0,
+		MaxIdleConnsPerHost:    1024,
+		IdleConnTimeout:        idle,
+		ResponseHeaderTimeout:  answer,
+		ExpectContinueTimeout:  answer,
+		TLSHandshakeTimeout:    dialTimeout,
+		MaxResponseHeaderBytes: 256 << 10,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, &notSent{err}
+			}
+			return conn, nil
+		},
+	}
+	if conf == nil {
+		return t
+	}
+	conf = conf.Clone()
+	conf.NextProtos = []string{"h2", "http/1.1"}
+	t.Protocols = new(http.Protocols)
+	t.Protocols.SetHTTP1(true)
+	t.Protocols.SetHTTP2(true)
+	t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		conn, err := (&tls.Dialer{NetDialer: dialer, Config: conf}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, &notSent{err}
+		}
+		return conn, nil
+	}
+	return t
+}
+
+// pick returns the next address of a peer and the transport to it.
+func (p *peer) pick() (addr string, t *http.Transport) {
+	n := p.turn.Add(1)
+	return p.addrs[int(n)%len(p.addrs)], p.lanes[int(n)/len(p.addrs)%len(p.lanes)]
+}
+
+func (u *upstreams) close() {
+	for _, t := range u.transport {
+		t.CloseIdleConnections()
+	}
+}
+
+// appURL is the URL of a request at an application; the query goes along as it came.
+func appURL(base *url.URL, asked *url.URL) *url.URL {
+	out := &url.URL{Scheme: base.Scheme, Host: base.Host, Path: asked.Path, RawPath: asked.RawPath, RawQuery: asked.RawQuery, ForceQuery: asked.ForceQuery}
+	if prefix := base.Path; prefix != "" && prefix != "/" {
+		joined := base.JoinPath(asked.EscapedPath())
+		out.Path, out.RawPath = joined.Path, joined.RawPath
+	}
+	return out
+}

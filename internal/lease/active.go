@@ -1,0 +1,144 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/atollhq/atoll/internal/store"
+	"github.com/atollhq/atoll/topo"
+)
+
+// prove has the database complete a durable write.
+func (k *Keeper) prove(ctx context.Context, c *cycle, t task) error {
+	ctx, cancel := context.WithDeadline(ctx, t.until)
+	defer cancel()
+	err := k.cfg.Fence.Heartbeat(ctx)
+	if err != nil {
+		c.failed(time.Now())
+		return fmt.Errorf("the database completes no write: %w", err)
+	}
+	c.proven()
+	return nil
+}
+
+// renew writes the record. The deadline counts from before the request.
+func (k *Keeper) renew(ctx context.Context, c *cycle, t task) error {
+	ctx, cancel := context.WithDeadline(ctx, t.until)
+	defer cancel()
+	start := time.Now()
+	r, err := k.cfg.Store.RenewLease(ctx, k.cfg.Site, t.renew, t.expect)
+	switch now := time.Now(); {
+	case errors.Is(err, store.ErrConflict):
+		c.refused()
+	case err != nil: // also a renewal whose ownership cannot be read: what may stay open is not known
+		c.unanswered(now)
+	default:
+		if r.OwnershipRevision != 0 {
+			k.note(r.Ownership)
+		}
+		c.renewed(start, now, r.Revision)
+	}
+	return err
+}
+
+// doubt reads the record to find out whose it is.
+func (k *Keeper) doubt(ctx context.Context, c *cycle, t task) error {
+	l, rev, found, err := k.read(ctx)
+	if err != nil {
+		c.unanswered(time.Now())
+		return err
+	}
+	c.read(l, rev, found)
+	return nil
+}
+
+// enforce brings the fence in line with the newest ownership: restrict, extend, open; before the deadline.
+func (k *Keeper) enforce(ctx context.Context, c *cycle, t task) error {
+	ctx, cancel := context.WithDeadline(ctx, t.until)
+	defer cancel()
+	if err := k.lockFence(ctx); err != nil {
+		c.failed(time.Now())
+		return err
+	}
+	defer k.unlockFence()
+
+	if err := k.checkDatabase(ctx, c); err != nil {
+		c.failed(time.Now())
+		return err
+	}
+	o, from := k.ownership()
+	st, err := k.cfg.Fence.State(ctx)
+	if err == nil {
+		continuous := !c.returns && c.inForce(time.Now())
+		p := planFence(k.cfg.Site, o, from, st, continuous)
+		if p.surplus || !continuous { // without surplus too: it voids openings that an earlier keeper still has under way
+			err = k.cfg.Fence.Restrict(ctx, p.keep)
+		}
+	}
+	if err == nil {
+		err = k.cfg.Fence.ExtendLease(ctx, c.deadline, k.t.margin)
+	}
+	if err != nil {
+		c.failed(time.Now())
+		return fmt.Errorf("the fence is not extended: %w", err)
+	}
+	c.enforced(time.Now())
+	k.active(c.until.Add(-k.t.margin))
+	if err := k.open(ctx, o, from); err != nil {
+		return err
+	}
+	c.lease.Generation, c.lease.Version = o.Generation, o.Version
+	return nil
+}
+
+// checkDatabase refuses to go on with another database than the lease was kept for (a promoted standby, a restored
+// copy), unless the site owns nothing: its epochs may have been used by another history. Everything is closed first.
+func (k *Keeper) checkDatabase(ctx context.Context, c *cycle) error {
+	id, err := k.cfg.Fence.Identity(ctx)
+	if err != nil || id == c.lease.Database {
+		return err
+	}
+	o, _ := k.ownership()
+	if !owns(o, k.cfg.Site) {
+		k.log.Info("the site's database is a new one; it owns no bucket, so that is harmless", "site", k.cfg.Site, "was", c.lease.Database, "is", id)
+		c.lease.Database, c.returns = id, true
+		return nil
+	}
+	if err := k.cfg.Fence.Restrict(ctx, nil); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it is %s, and the lease was kept for %s (system identifier/timeline); a promoted standby or a restored copy "+
+		"may lack writes of the epochs at which this site owns its buckets, so that nothing is opened; bring the former database back",
+		ErrDatabaseChanged, id, c.lease.Database)
+}
+
+// open opens what o says is open here, and says so to those who wait for it. The fence's token is held.
+func (k *Keeper) open(ctx context.Context, o topo.Ownership, from moves) error {
+	if o.Version == 0 {
+		return nil // not bootstrapped
+	}
+	st, err := k.cfg.Fence.State(ctx)
+	if err != nil {
+		return err
+	}
+	p := planFence(k.cfg.Site, o, from, st, true)
+	errs := p.problems
+	for _, order := range p.open {
+		if err := k.cfg.Fence.OpenBuckets(ctx, order); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		k.log.Info("buckets opened", "site", k.cfg.Site, "keyspace", order.Keyspace, "buckets", order.Buckets, "handover", order.Handover, "version", o.Version)
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("not everything that ownership %d.%d opens here is open: %w", o.Generation, o.Version, errors.Join(errs...))
+	}
+	if k.sayOpened(o) {
+		if err := k.cfg.Fence.RecordOwners(ctx, o); err != nil { // only for messages
+			k.log.Warn("last known owners are not recorded in the database", "site", k.cfg.Site, "error", err)
+		}
+	}
+	return nil
+}
