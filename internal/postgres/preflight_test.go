@@ -21,10 +21,6 @@ type preflightCase struct {
 	also     func(p []Problem) bool // checks the whole list
 }
 
-func keyedTable(name, key string) TableSpec {
-	return TableSpec{Schema: "public", Name: name, Kind: topo.Keyed, Keyspace: "users", Key: key}
-}
-
 var preflightCases = []preflightCase{
 	{name: "a DSN that does not answer", what: "does not answer", do: "check host and port", change: func(s *fenceSite) {
 		s.agentDSN = "postgres://agent@127.0.0.1:1/shop?sslmode=disable"
