@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/atollhq/atoll/internal/plant"
@@ -380,6 +381,14 @@ func (x *exchange) request(u *url.URL) (out *http.Request, ok bool) {
 		Method: x.r.Method, URL: u, Host: x.r.Host, Header: x.header.Clone(), ContentLength: x.r.ContentLength,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody,
 	}).WithContext(x.ctx)
+	// The transport would send a request with such a header again on its own, and this exchange would not know that an
+	// attempt of unknown outcome went before. It does not recognise the name in lower case.
+	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if v, has := out.Header[name]; has {
+			delete(out.Header, name)
+			out.Header[strings.ToLower(name)] = v
+		}
+	}
 	if _, has := out.Header["User-Agent"]; !has {
 		out.Header["User-Agent"] = []string{""} // the client named none; do not name ours
 	}
