@@ -34,7 +34,7 @@ const (
 	extraSeatDelay   = 1500 * time.Millisecond // longer than the drain bound
 	cutTime          = 10 * time.Second
 	breath           = 1200 * time.Millisecond // between two switches
-	catchUpBound     = 30 * time.Second
+	catchUpBound     = 20 * time.Second
 	quiesceBound     = 30 * time.Second
 )
 
@@ -208,6 +208,9 @@ func (m *demo) moveUnderLag(ctx context.Context) error {
 // moveSlowWriters switches while writers take longer than the gateways wait for: one time with transactions that stay
 // open after their write, one time with requests that come to their first write late.
 func (m *demo) moveSlowWriters(ctx context.Context) error {
+	if err := m.awaitCaughtUp(ctx); err != nil {
+		return err
+	}
 	buckets := m.next(m.a(), bucketsPerSwitch)
 	if err := m.straggler.bulkNotes(ctx, m, m.a(), buckets); err != nil {
 		return err
@@ -243,7 +246,11 @@ func (m *demo) cutAndHeal(ctx context.Context) error {
 		return err
 	}
 	m.screen.say("healed; the sites catch up")
-	return m.awaitCaughtUp(ctx)
+	if err := m.awaitCaughtUp(ctx); err != nil {
+		return err
+	}
+	m.caughtUp = time.Now()
+	return rest(ctx, 3*time.Second)
 }
 
 // awaitCaughtUp waits, bounded, until every site is less than a second behind; an operator would not switch before.
@@ -259,17 +266,14 @@ func (m *demo) awaitCaughtUp(ctx context.Context) error {
 		}
 		return err == nil, err
 	})
-	m.caughtUp = time.Now()
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case bounded.Err() != nil:
 		m.screen.say("  they are still behind after %v", catchUpBound)
 		return nil
-	case err != nil:
-		return err
 	}
-	return rest(ctx, 3*time.Second)
+	return err
 }
 
 func (m *demo) moveAfterCut(ctx context.Context) error {
