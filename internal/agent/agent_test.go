@@ -106,8 +106,9 @@ func (w *world) arrives(id topo.SiteID, key, n int) {
 	})
 }
 
+// These tests follow one another: a replication origin belongs to the whole server, whichever deployment uses it.
+
 func TestSwitchThereAndBack(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	w.start2()
 	if got := w.value("b", "SELECT count(*)::int FROM item"); got != 200 {
@@ -202,7 +203,6 @@ func (w *world) lingering(key int) pgx.Tx {
 }
 
 func TestAbortWhenWritersRemain(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	w.start2()
 	keys := w.keysIn(0, 24, 2)
@@ -230,7 +230,6 @@ func TestAbortWhenWritersRemain(t *testing.T) {
 // TestAgentDiesInTheMiddle kills the source's agent, which drives, while its fence waits for a writer. The other agent
 // takes over and finishes with the source's next agent.
 func TestAgentDiesInTheMiddle(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	w.start2()
 	keys := w.keysIn(0, 24, 3)
@@ -261,7 +260,6 @@ func TestAgentDiesInTheMiddle(t *testing.T) {
 // TestSourceStaysDead: the source's agent dies before its fence is closed and does not come back in time; the other
 // agent aborts, and the source opens again when its agent is back.
 func TestSourceStaysDead(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	w.start2()
 	keys := w.keysIn(0, 24, 2)
@@ -282,8 +280,73 @@ func TestSourceStaysDead(t *testing.T) {
 	}
 }
 
+// TestDatabaseComesBack crashes b's database under its agent, which stays, says so, and goes on when it is back.
+func TestDatabaseComesBack(t *testing.T) {
+	w := newWorld(t)
+	w.start2()
+	keys := w.keysIn(0, 24, 2)
+	w.await(w.people, w.begin("b", "0-24"), "done")
+	if err := second.Immediate(); err != nil {
+		t.Fatal(err)
+	}
+	b := w.client("b")
+	w.eventually("b says that its database is away and its lease has run out", func() bool {
+		st, err := b.Status(t.Context(), true)
+		return err == nil && st.Sites[0].Database.Error != "" && !st.Sites[0].Lease.Live
+	})
+	w.exec(w.sites["a"].app, fmt.Sprintf("UPDATE item SET n = 9 WHERE id = %d", w.keyOutside()))
+	if err := second.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.open("b")
+	w.exec(w.sites["b"].app, insert(keys[0], 1))
+	w.arrives("a", keys[0], 1)
+	w.arrives("b", w.keyOutside(), 9)
+	w.linked()
+	w.await(w.people, w.begin("a", "0-24"), "done")
+	w.exec(w.sites["a"].app, insert(keys[1], 1))
+	w.arrives("b", keys[1], 1)
+}
+
+// keyOutside is a row of the seed whose bucket is none of 0-24.
+func (w *world) keyOutside() int {
+	return w.value("a", "SELECT min(id)::int FROM item WHERE id <= 200 AND atoll.bucket_of(id::text, 64) > 24")
+}
+
+// TestGatewayHoldsAndReleases plays a gateway at each site: a switch waits for what they have in flight, and the new
+// owner's learns that its fence is open.
+func TestGatewayHoldsAndReleases(t *testing.T) {
+	w := newWorld(t)
+	w.start2()
+	gateways := map[topo.SiteID]*gateway{"a": w.gateway("a"), "b": w.gateway("b")}
+	for id, g := range gateways {
+		w.eventually("the gateway of "+string(id)+" has a view", func() bool { return g.version() == 1 })
+	}
+	gateways["a"].inFlight.Store(1)
+	id := w.begin("b", "0-24")
+	began := time.Now()
+	w.eventually("both see the buckets move", func() bool { return gateways["a"].version() >= 2 && gateways["b"].version() >= 2 })
+	gateways["a"].inFlight.Store(0)
+	gateways["a"].ack(2)
+	h := w.await(w.people, id, "done")
+	t.Logf("%v, pause: %s", time.Since(began), h.Pause)
+	w.eventually("the gateway of b knows that the fence is open", func() bool { return gateways["b"].opened.Load() >= h.Decided })
+	for _, s := range h.Steps {
+		if s.Phase != "MOVING" {
+			continue
+		}
+		for _, site := range []string{"a", "b"} {
+			if f := s.Facts["settled "+site]; !strings.HasPrefix(f, "1 gateways in ") || strings.Contains(f, "not settled") {
+				t.Errorf("settled %s: %q", site, f)
+			}
+		}
+	}
+	if lease := gateways["b"].ack(h.Decided); lease.RemainingMS <= 0 || lease.RemainingMS > 3000 {
+		t.Errorf("lease of b: %d ms", lease.RemainingMS)
+	}
+}
+
 func TestRunRefuses(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	w.start("a")
 	for _, c := range []struct {

@@ -36,7 +36,7 @@ func lockState(path, incarnation string) (unlock func(), previous string, err er
 	if id, err := uuid.Parse(strings.TrimSpace(string(held[:n]))); err == nil {
 		previous = id.String()
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt([]byte(incarnation+"\n"), 0)
 	}
 	if err == nil {

@@ -300,3 +300,63 @@ func code(err error) string {
 	}
 	return ""
 }
+
+// gateway is a client of the view stream that does nothing but acknowledge.
+type gateway struct {
+	w        *world
+	client   *api.Client
+	seen     atomic.Uint64
+	opened   atomic.Uint64
+	inFlight atomic.Int64
+	moving   atomic.Pointer[topo.HandoverID]
+}
+
+func (w *world) gateway(site topo.SiteID) *gateway {
+	w.t.Helper()
+	g := &gateway{w: w, client: api.NewClient(w.spec.Sites[site].Agent.API, w.identity(site).ClientTLS(site), nil)}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := g.client.View(ctx, "g1", g.take); ctx.Err() == nil {
+			w.t.Errorf("view of %s: %v", site, err)
+		}
+	}()
+	w.t.Cleanup(func() {
+		cancel()
+		<-ended
+		g.client.Close()
+	})
+	return g
+}
+
+func (g *gateway) take(u api.ViewUpdate) error {
+	g.opened.Store(u.OpenedVersion)
+	if len(u.Ownership) == 0 {
+		return nil
+	}
+	o, err := topo.DecodeOwnership(u.Ownership)
+	if err != nil {
+		return err
+	}
+	if r, _ := o.At("users", 0); r.State == topo.Moving {
+		g.moving.Store(&r.Handover)
+	}
+	g.seen.Store(o.Version)
+	g.ack(o.Version)
+	return nil
+}
+
+func (g *gateway) ack(version uint64) api.LeaseState {
+	a := api.ViewAck{Gateway: "g1", Generation: 1, Version: version}
+	if id := g.moving.Load(); id != nil {
+		a.InFlight = map[topo.HandoverID]int{*id: int(g.inFlight.Load())}
+	}
+	state, err := g.client.Ack(context.Background(), a)
+	if err != nil {
+		g.w.t.Errorf("acknowledge: %v", err)
+	}
+	return state
+}
+
+func (g *gateway) version() uint64 { return g.seen.Load() }

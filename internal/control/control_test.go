@@ -114,7 +114,7 @@ func TestSwitchIsRefused(t *testing.T) {
 			w.sites["b"].problems = []api.Problem{{Check: "target-lag", Site: "b", Text: "9 s behind"}}
 		}, twentyFive("b"), "target-lag at b: 9 s behind"},
 		{"source does not answer", func(w *memWorld) {
-			w.sites["a"].gate = func(context.Context, string) error { return errCut }
+			w.sites["a"].block(func(context.Context, string) error { return errCut })
 		}, twentyFive("b"), "agent at a: connection reset; start the agent"},
 		{"there already", func(*memWorld) {}, twentyFive("a"), "are at a already"},
 		{"several owners", func(w *memWorld) {
@@ -174,8 +174,8 @@ func TestAbortReopensAtTheNextEpoch(t *testing.T) {
 	t.Parallel()
 	for name, break_ := range map[string]func(*memWorld){
 		"writers remain":         func(w *memWorld) { w.sites["a"].writers = true },
-		"source does not answer": func(w *memWorld) { w.sites["a"].gate = failing(errCut, "close", "settled") },
-		"marker does not come":   func(w *memWorld) { w.sites["b"].gate = failing(errCut, "caught-up") },
+		"source does not answer": func(w *memWorld) { w.sites["a"].block(failing(errCut, "close", "settled")) },
+		"marker does not come":   func(w *memWorld) { w.sites["b"].block(failing(errCut, "caught-up")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -221,18 +221,18 @@ func TestDriverDiesAtEveryStep(t *testing.T) {
 				kill := running(t, first)
 				defer running(t, second)()
 				stuck := make(chan struct{}, 100)
-				w.sites[c.site].gate = func(ctx context.Context, step string) error {
+				w.sites[c.site].block(func(ctx context.Context, step string) error {
 					if step != c.step {
 						return nil
 					}
 					stuck <- struct{}{}
 					<-ctx.Done()
 					return ctx.Err()
-				}
+				})
 				id := start(t, first, twentyFive("b"))
 				<-stuck
 				kill()
-				w.sites[c.site].gate = func(context.Context, string) error { return nil }
+				w.sites[c.site].block(nil)
 				h := await(t, second, id, handover.OutcomeDone)
 				if h.Driver != "b/1" {
 					t.Errorf("driver %s; want b/1", h.Driver)
@@ -255,14 +255,14 @@ func TestPausedDriverIsDeposed(t *testing.T) {
 		defer running(t, first)()
 		defer running(t, second)()
 		stuck := make(chan struct{}, 100)
-		w.sites["a"].gate = func(ctx context.Context, step string) error {
+		w.sites["a"].block(func(ctx context.Context, step string) error {
 			if step == "close" && !path.cut.Swap(true) {
 				stuck <- struct{}{}
 				<-ctx.Done()
 				return ctx.Err()
 			}
 			return nil
-		}
+		})
 		id := start(t, first, twentyFive("b"))
 		<-stuck
 		await(t, second, id, handover.OutcomeDone)
@@ -284,19 +284,21 @@ func TestStoreIsAwayInTheMiddle(t *testing.T) {
 		w := newMemWorld(t)
 		c := w.controller("a")
 		defer running(t, c)()
-		w.sites["b"].gate = func(_ context.Context, step string) error {
+		w.sites["b"].block(func(_ context.Context, step string) error {
 			if step == "caught-up" {
 				w.store.set(func() { w.store.away = true })
 			}
 			return nil
-		}
+		})
 		id := start(t, c, twentyFive("b"))
 		time.Sleep(40 * time.Second)
-		w.sites["a"].mu.Lock()
-		if w.sites["a"].open[7] || w.sites["b"].open[7] {
-			t.Error("without the store, a bucket behind FENCED opened somewhere")
+		for id, s := range w.sites {
+			s.mu.Lock()
+			if s.open[7] {
+				t.Errorf("without the store, a bucket behind FENCED opened at %s", id)
+			}
+			s.mu.Unlock()
 		}
-		w.sites["a"].mu.Unlock()
 		w.store.set(func() { w.store.away = false })
 		await(t, c, id, handover.OutcomeDone)
 		w.checkOwner("b", 2)
@@ -311,12 +313,12 @@ func TestAnswersOfTheStoreAreLost(t *testing.T) {
 		c := w.controller("a")
 		defer running(t, c)()
 		lose := func() { w.store.set(func() { w.store.loseNext = true }) }
-		w.sites["b"].gate = func(_ context.Context, step string) error {
+		w.sites["b"].block(func(_ context.Context, step string) error {
 			if step == "ready" || step == "caught-up" {
 				lose()
 			}
 			return nil
-		}
+		})
 		await(t, c, start(t, c, twentyFive("b")), handover.OutcomeDone)
 		w.checkOwner("b", 2)
 	})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,16 +34,27 @@ func TestHubStreamsEachNewerDocumentOnce(t *testing.T) {
 		h, o := NewHub(), firstOwnership()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
+		var mu sync.Mutex
 		var lines []api.ViewUpdate
+		seen := func() []api.ViewUpdate {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(lines)
+		}
 		go func() {
-			err := h.Stream(ctx, "g1", true, func(u api.ViewUpdate) error { lines = append(lines, u); return nil })
+			err := h.Stream(ctx, "g1", true, func(u api.ViewUpdate) error {
+				mu.Lock()
+				defer mu.Unlock()
+				lines = append(lines, u)
+				return nil
+			})
 			if !errors.Is(err, context.Canceled) {
 				t.Errorf("stream ended with %v", err)
 			}
 		}()
 		documents := func() (versions []uint64) {
-			synctest.Wait()
-			for _, u := range lines {
+			for _, u := range seen() {
 				if len(u.Ownership) > 0 {
 					got, err := topo.DecodeOwnership(u.Ownership)
 					if err != nil {
@@ -65,13 +78,12 @@ func TestHubStreamsEachNewerDocumentOnce(t *testing.T) {
 		if v := documents(); !slices.Equal(v, []uint64{1, 2}) {
 			t.Errorf("documents %v; want 1, 2", v)
 		}
-		if last := lines[len(lines)-1]; last.OpenedVersion != 2 {
+		all := seen()
+		if last := all[len(all)-1]; last.OpenedVersion != 2 {
 			t.Errorf("last line says opened %d; want 2", last.OpenedVersion)
 		}
-		before := len(lines)
 		time.Sleep(10 * time.Second) // of the bubble: keepalive only
-		synctest.Wait()
-		if n := len(lines) - before; n < 9 || n > 11 {
+		if n := len(seen()) - len(all); n < 9 || n > 11 {
 			t.Errorf("%d lines in 10 idle seconds; want one a second", n)
 		}
 	})
@@ -79,15 +91,15 @@ func TestHubStreamsEachNewerDocumentOnce(t *testing.T) {
 
 // settle asks in the background and returns a function that gives the answer, nil while there is none.
 func settle(t *testing.T, h *Hub, r api.SettleRequest) func() *api.SettleAnswer {
-	var answer *api.SettleAnswer
+	var answer atomic.Pointer[api.SettleAnswer]
 	go func() {
 		a, err := h.Settled(t.Context(), r)
 		if err != nil {
 			t.Error(err)
 		}
-		answer = &a
+		answer.Store(&a)
 	}()
-	return func() *api.SettleAnswer { synctest.Wait(); return answer }
+	return func() *api.SettleAnswer { synctest.Wait(); return answer.Load() }
 }
 
 func TestSettledWaitsForGateways(t *testing.T) {

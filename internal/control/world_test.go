@@ -152,7 +152,8 @@ type memSite struct {
 
 	problems []api.Problem
 	writers  bool
-	gate     func(ctx context.Context, step string) error
+	gates    sync.Mutex                                   // guards gate
+	gate     func(ctx context.Context, step string) error // see pass and block
 }
 
 // memWorld is a store and two sites; markers travel from one to the other in 10 ms.
@@ -169,7 +170,6 @@ func newMemWorld(t testing.TB) *memWorld {
 	w := &memWorld{t: t, store: newStore(firstOwnership()), sites: map[topo.SiteID]*memSite{}, markers: map[topo.HandoverID]change.Marker{}}
 	for _, id := range []topo.SiteID{"a", "b"} {
 		s := &memSite{world: w, id: id, epoch: map[topo.BucketID]topo.Epoch{}, open: map[topo.BucketID]bool{}}
-		s.gate = func(context.Context, string) error { return nil }
 		w.sites[id] = s
 		s.observe(w.store.owners)
 	}
@@ -190,11 +190,30 @@ func (w *memWorld) checkOneOwner() {
 	a, b := w.sites["a"], w.sites["b"]
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for bucket := range topo.BucketID(64) {
 		if a.open[bucket] && b.open[bucket] {
 			w.t.Errorf("bucket %d is open at both sites", bucket)
 		}
 	}
+}
+
+// block makes every step of the site go through gate first; nil lets all pass.
+func (s *memSite) block(gate func(ctx context.Context, step string) error) {
+	s.gates.Lock()
+	defer s.gates.Unlock()
+	s.gate = gate
+}
+
+func (s *memSite) pass(ctx context.Context, step string) error {
+	s.gates.Lock()
+	gate := s.gate
+	s.gates.Unlock()
+	if gate == nil {
+		return nil
+	}
+	return gate(ctx, step)
 }
 
 func (s *memSite) observe(o topo.Ownership) {
@@ -212,18 +231,18 @@ func (s *memSite) observe(o topo.Ownership) {
 }
 
 func (s *memSite) Ready(ctx context.Context, _ api.ReadyRequest) (api.ReadyAnswer, error) {
-	return api.ReadyAnswer{Problems: s.problems}, s.gate(ctx, "ready")
+	return api.ReadyAnswer{Problems: s.problems}, s.pass(ctx, "ready")
 }
 
 func (s *memSite) Settled(ctx context.Context, r api.SettleRequest) (api.SettleAnswer, error) {
 	if o, err := topo.DecodeOwnership(r.Ownership); err != nil || o.Version < r.Version {
 		s.world.t.Errorf("settle of version %d came with document %d, %v", r.Version, o.Version, err)
 	}
-	return api.SettleAnswer{Gateways: 2}, s.gate(ctx, "settled")
+	return api.SettleAnswer{Gateways: 2}, s.pass(ctx, "settled")
 }
 
 func (s *memSite) CloseBuckets(ctx context.Context, r api.CloseRequest) (api.CloseAnswer, error) {
-	if err := s.gate(ctx, "close"); err != nil {
+	if err := s.pass(ctx, "close"); err != nil {
 		return api.CloseAnswer{}, err
 	}
 	s.mu.Lock()
@@ -247,11 +266,11 @@ func (s *memSite) CloseBuckets(ctx context.Context, r api.CloseRequest) (api.Clo
 	s.world.mu.Lock()
 	defer s.world.mu.Unlock()
 	s.world.markers[r.Handover] = m
-	return api.CloseAnswer{Marker: m}, s.gate(ctx, "closed")
+	return api.CloseAnswer{Marker: m}, s.pass(ctx, "closed")
 }
 
 func (s *memSite) CaughtUp(ctx context.Context, r api.CaughtUpRequest) (api.CaughtUpAnswer, error) {
-	if err := s.gate(ctx, "caught-up"); err != nil {
+	if err := s.pass(ctx, "caught-up"); err != nil {
 		return api.CaughtUpAnswer{}, err
 	}
 	bound := time.After(time.Duration(r.BoundMS) * time.Millisecond)
@@ -273,7 +292,7 @@ func (s *memSite) CaughtUp(ctx context.Context, r api.CaughtUpRequest) (api.Caug
 }
 
 func (s *memSite) Open(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, error) {
-	if err := s.gate(ctx, "open"); err != nil {
+	if err := s.pass(ctx, "open"); err != nil {
 		return api.OpenAnswer{}, err
 	}
 	o, err := topo.DecodeOwnership(r.Ownership)
@@ -281,7 +300,7 @@ func (s *memSite) Open(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, 
 		return api.OpenAnswer{}, err
 	}
 	s.observe(o)
-	return api.OpenAnswer{Version: o.Version}, s.gate(ctx, "opened")
+	return api.OpenAnswer{Version: o.Version}, s.pass(ctx, "opened")
 }
 
 func (s *memSite) Abort(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, error) {

@@ -70,12 +70,15 @@ func (p *replay) failed() error {
 	return p.mu.err
 }
 
-// prefetch reads the body as far as it is kept. A request that waits with an unread body does not notice that its
-// client went away: the server looks for that only after the body's end.
+// prefetch begins to read the body as far as it is kept. A request that waits with an unread body does not notice that
+// its client went away: the server looks for that only after the body's end. It is an attempt like any other: the next
+// one ends it.
 func (p *replay) prefetch() {
-	if body, ok := p.next(); ok {
-		_, _ = io.CopyN(io.Discard, body, keepBody)
+	body, ok := p.next() // before the goroutine starts: a late one must not end the attempt that follows
+	if !ok {
+		return
 	}
+	go func() { _, _ = io.CopyN(io.Discard, body, keepBody) }() // ends with the body, the next attempt, or end
 }
 
 // whole tells whether the client has sent all of its body.

@@ -168,7 +168,7 @@ func (x *exchange) hold(d route.Decision) step {
 // prefetch reads a small body while the request is held.
 func (x *exchange) prefetch() {
 	if x.body != nil && !x.body.whole() && x.r.ContentLength > 0 && x.r.ContentLength <= smallBody && x.r.ProtoMajor == 1 {
-		go x.body.prefetch() // ends with the body, with the next attempt's first read, or at the end of the exchange
+		x.body.prefetch()
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -67,7 +68,7 @@ func must0(err error) {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(15 * time.Second)
+	deadline := time.NewTimer(30 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -75,7 +76,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("not within 15 s: %s", what)
+			t.Fatalf("not within 30 s: %s", what)
 		}
 	}
 }
@@ -277,7 +278,7 @@ func (s *site) config() Config {
 		Agents:    []Agent{{Site: s.id, URL: s.agent.URL}},
 		Hold:      Hold{MaxTime: 10 * time.Second},
 		Grace:     5 * time.Second,
-		Log:       slog.New(slog.NewJSONHandler(s.log, nil)),
+		Log:       slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
 
@@ -418,13 +419,19 @@ func echo(name string) http.Handler {
 	})
 }
 
-// counter reads a counter of the gateway.
-func (s *site) counter(name string) float64 {
+// counter reads a counter of the gateway, by name and labels.
+func (s *site) counter(name string, labels ...string) float64 {
 	families, err := s.gw.metrics.registry.Gather()
 	must0(err)
 	for _, f := range families {
-		if f.GetName() == "atoll_gateway_"+name {
-			return f.GetMetric()[0].GetCounter().GetValue()
+		for _, m := range f.GetMetric() {
+			var has []string
+			for _, l := range m.GetLabel() {
+				has = append(has, l.GetName(), l.GetValue())
+			}
+			if f.GetName() == "atoll_gateway_"+name && slices.Equal(has, labels) {
+				return m.GetCounter().GetValue()
+			}
 		}
 	}
 	panic("no metric " + name)

@@ -335,7 +335,7 @@ func TestCutPath(t *testing.T) {
 	path.mu.Lock()
 	start := time.Now()
 	first := do(t, c, "POST", b.url("/users"), keyIn(0), "x")
-	if first.status < 500 || time.Since(start) > 2*(peerPing+peerPingTimeout+dialTimeout) {
+	if first.status < 500 || time.Since(start) > 3*(peerPing+peerPingTimeout+handshakeTimeout) {
 		t.Errorf("%s after %s", first, time.Since(start))
 	}
 	want(t, do(t, c, "GET", b.url("/users"), keyIn(0), ""), 503, reasonPeerDown)

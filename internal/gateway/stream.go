@@ -45,7 +45,7 @@ type agentClient struct {
 func newAgentClient(a Agent, own bool, name string) *agentClient {
 	t := &http.Transport{
 		TLSClientConfig:       a.TLS,
-		TLSHandshakeTimeout:   dialTimeout,
+		TLSHandshakeTimeout:   handshakeTimeout,
 		ResponseHeaderTimeout: dialTimeout,
 		IdleConnTimeout:       peerIdle,
 		DialContext:           newTransport(0, 0, nil).DialContext,

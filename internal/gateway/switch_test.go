@@ -220,12 +220,8 @@ func TestSwitchUnderLoad(t *testing.T) {
 		if i/2%2 == 1 {
 			to = "a"
 		}
-		before, start := l.ok.Load(), time.Now()
+		before := l.ok.Load()
 		w.move(t, topo.HandoverID(fmt.Sprintf("h%d", i)), set, to, sites)
-		// Nothing here takes long: a longer move means that parts of it wait for each other until a bound.
-		if d := time.Since(start); d > time.Second {
-			t.Errorf("move %d took %s", i, d)
-		}
 		eventually(t, "load goes on", func() bool { return l.ok.Load() > before+300 || len(l.bad) > 0 })
 	}
 	close(stop)
@@ -249,6 +245,12 @@ func TestSwitchUnderLoad(t *testing.T) {
 	})
 	if l.held.Load() == 0 {
 		t.Error("nothing was held")
+	}
+	for _, s := range sites {
+		// Parts of a move that wait for each other do so until a bound.
+		if n := s.counter("hold_ended_total", "reason", "timeout"); n > 0 {
+			t.Errorf("%s: %v holds ran into their bound", s.id, n)
+		}
 	}
 	t.Logf("%d answers, %d writes acknowledged, %d held", l.ok.Load(), n, l.held.Load())
 	checkHoldLines(t, a.log.String(), handovers)

@@ -17,7 +17,9 @@ import (
 // Time-outs towards applications and other gateways.
 const (
 	dialTimeout = 2 * time.Second
-	appAnswer   = 60 * time.Second
+	// A handshake takes processor time, which may be short for a while; a cut path shows in the dial.
+	handshakeTimeout = 5 * time.Second
+	appAnswer        = 60 * time.Second
 	// A gateway waits on behalf of the one that asks: for a view, for the fence, for the application.
 	peerAnswer = appAnswer + 10*time.Second
 	// Connections to an application are kept for less than what common servers allow (Node.js: 5 s), else a write
@@ -26,7 +28,7 @@ const (
 	peerIdle = 90 * time.Second
 	// A path that was cut is noticed within the sum of these.
 	peerPing        = time.Second
-	peerPingTimeout = 2 * time.Second
+	peerPingTimeout = 3 * time.Second
 	// HTTP/2 connections per peer address: one is bound by its flow-control window times the round trip, and by a lock.
 	peerLanes = 2
 )
@@ -95,7 +97,7 @@ func newTransport(answer, idle time.Duration, conf *tls.Config) *http.Transport 
 		IdleConnTimeout:        idle,
 		ResponseHeaderTimeout:  answer,
 		ExpectContinueTimeout:  answer,
-		TLSHandshakeTimeout:    dialTimeout,
+		TLSHandshakeTimeout:    handshakeTimeout,
 		MaxResponseHeaderBytes: 256 << 10,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, addr)
@@ -114,7 +116,7 @@ func newTransport(answer, idle time.Duration, conf *tls.Config) *http.Transport 
 	t.Protocols.SetHTTP1(true)
 	t.Protocols.SetHTTP2(true)
 	t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 		defer cancel()
 		conn, err := (&tls.Dialer{NetDialer: dialer, Config: conf}).DialContext(ctx, network, addr)
 		if err != nil {

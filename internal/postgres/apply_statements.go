@@ -23,6 +23,7 @@ type applyTarget struct {
 	columns []applyColumn
 	match   []int // columns whose values find a row, in the order of the index
 	whole   bool  // no such columns: a row is found by all its values, and one of equals is taken
+	tree    bool  // it has partitions or children, so a ctid alone does not name a row
 	site    int   // atoll's own tables: the column that names the site; else -1
 
 	byShape map[string]*applyStatement
@@ -105,11 +106,15 @@ func (s *applySession) resolveColumns(ctx context.Context, target *applyTarget) 
 	have := make(map[string]column)
 	var name string
 	var c column
-	if _, err := pgx.ForEachRow(rows, []any{&name, &c.generated, &c.identity}, func() error { have[name] = c; return nil }); err != nil {
+	_, err = pgx.ForEachRow(rows, []any{&name, &c.generated, &c.identity}, func() error { have[name] = c; return nil })
+	if err != nil {
 		return err
 	}
 	if len(have) == 0 {
 		return errors.New("the table does not exist at this site")
+	}
+	if err := s.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($1))", target.sql).Scan(&target.tree); err != nil {
+		return err
 	}
 	for _, src := range target.table.Columns {
 		c, ok := have[src.Name]
@@ -348,7 +353,11 @@ func (t *applyTarget) where(st *applyStatement, row *change.Row) (string, error)
 		terms = append(terms, fmt.Sprintf("CASE WHEN $%[2]d::text IS NULL THEN w.%[1]s IS NOT DISTINCT FROM NULL ELSE w.%[1]s IS DISTINCT FROM NULL AND format('%%s', w.%[1]s) = $%[2]d::text END",
 			c.name, len(st.params)))
 	}
-	return fmt.Sprintf("(t.tableoid, t.ctid) = (SELECT w.tableoid, w.ctid FROM %s w WHERE %s LIMIT 1 FOR UPDATE)", t.sql, strings.Join(terms, " AND ")), nil
+	here, there := "t.ctid", "w.ctid"
+	if t.tree {
+		here, there = "(t.tableoid, t.ctid)", "w.tableoid, w.ctid"
+	}
+	return fmt.Sprintf("%s = (SELECT %s FROM %s w WHERE %s LIMIT 1 FOR UPDATE)", here, there, t.sql, strings.Join(terms, " AND ")), nil
 }
 
 // rowText is SQL for the whole row as a JSON object of the values' text forms, as the source's rows are logged.

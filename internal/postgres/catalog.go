@@ -147,7 +147,12 @@ func (cat *catalog) readInstalled(ctx context.Context, c *pgx.Conn, role string)
 		AND NOT EXISTS (
 			SELECT FROM pg_class c WHERE c.relnamespace = 'atoll'::regnamespace AND c.relkind = 'r'
 			AND NOT (has_table_privilege($1, c.oid, 'SELECT') AND has_table_privilege($1, c.oid, 'INSERT')
-			         AND has_table_privilege($1, c.oid, 'UPDATE') AND has_table_privilege($1, c.oid, 'DELETE')))`, role).Scan(&cat.grantsDone)
+			         AND has_table_privilege($1, c.oid, 'UPDATE') AND has_table_privilege($1, c.oid, 'DELETE')))
+		AND NOT EXISTS (
+			SELECT FROM pg_proc p WHERE p.pronamespace = 'atoll'::regnamespace AND p.prorettype <> 'trigger'::regtype
+			AND NOT (has_function_privilege($1, p.oid, 'EXECUTE')
+			         AND (p.proname NOT IN ('bucket_of', 'refuse') OR p.proacl IS NULL
+			              OR EXISTS (SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = 0))))`, role).Scan(&cat.grantsDone)
 }
 
 func (cat *catalog) readTable(ctx context.Context, c *pgx.Conn, t TableSpec, role string) error {

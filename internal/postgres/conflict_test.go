@@ -15,7 +15,7 @@ const conflictRows = "SELECT concat_ws(' | ', kind, table_name, keyspace, (bucke
 
 func TestOwnerWinsAndConflictsAreLogged(t *testing.T) {
 	t.Parallel()
-	a, b := newStreamSites(t, `CREATE TABLE t (id int PRIMARY KEY, v text, w text); ALTER TABLE t ALTER w SET STORAGE EXTERNAL`, keyed("t", "id"))
+	a, b := newStreamSites(t, `CREATE TABLE t (id int PRIMARY KEY, v text, w text); ALTER TABLE t ALTER w SET STORAGE EXTERNAL`, keyedTable("t", "id"))
 	l := newStreamLink(a, b).start()
 	a.exec("INSERT INTO t SELECT i, 'a', repeat('w', 5000) FROM generate_series(1, 50) i")
 	l.settle()
@@ -106,7 +106,7 @@ func TestApplyStops(t *testing.T) {
 	a, b := newStreamSites(t, `CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE);
 		CREATE FUNCTION at_the_end() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.u = 1001 THEN RAISE 'not so' USING ERRCODE = '23514'; END IF; RETURN NULL; END $$;
 		CREATE CONSTRAINT TRIGGER at_the_end AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_the_end(); ALTER TABLE t ENABLE ALWAYS TRIGGER at_the_end; CREATE TABLE nokey (id int); CREATE TABLE other (id int PRIMARY KEY)`,
-		keyed("t", "id"), TableSpec{Schema: "public", Name: "nokey", Kind: topo.Home, Keyspace: "catalog", AppendOnly: true})
+		keyedTable("t", "id"), TableSpec{Schema: "public", Name: "nokey", Kind: topo.Home, Keyspace: "catalog", AppendOnly: true})
 	sink := b.apply(a.id)
 	ctx := context.Background()
 	if err := sink.Copy(ctx, InitialPlace(100, nil)); err != nil {
@@ -173,7 +173,7 @@ func TestApplyStops(t *testing.T) {
 
 func TestCopyRefusals(t *testing.T) {
 	t.Parallel()
-	a, b := newStreamSites(t, "CREATE TABLE t (id int PRIMARY KEY)", keyed("t", "id"))
+	a, b := newStreamSites(t, "CREATE TABLE t (id int PRIMARY KEY)", keyedTable("t", "id"))
 	a.exec("INSERT INTO t VALUES (1)")
 	b.exec("INSERT INTO t VALUES (2)")
 	l := newStreamLink(a, b)
@@ -215,7 +215,7 @@ func TestCopyRefusals(t *testing.T) {
 
 func TestCaptureRefusals(t *testing.T) {
 	t.Parallel()
-	a, b := newStreamSites(t, "CREATE TABLE t (id int PRIMARY KEY)", keyed("t", "id"))
+	a, b := newStreamSites(t, "CREATE TABLE t (id int PRIMARY KEY)", keyedTable("t", "id"))
 	ctx := context.Background()
 	source := a.capture(b.id)
 	emit := func(context.Context, change.Tx) error { return nil }
@@ -251,7 +251,7 @@ func TestCaptureRefusals(t *testing.T) {
 // TestPublicationLostMeanwhile: the stream ends with an error, also when the publication goes while it runs.
 func TestPublicationLostMeanwhile(t *testing.T) {
 	t.Parallel()
-	a, b := newStreamSites(t, "CREATE TABLE t (id int PRIMARY KEY)", keyed("t", "id"))
+	a, b := newStreamSites(t, "CREATE TABLE t (id int PRIMARY KEY)", keyedTable("t", "id"))
 	l := newStreamLink(a, b).start()
 	l.settle()
 	a.exec("DROP PUBLICATION atoll")

@@ -25,7 +25,7 @@ const bankTables = `CREATE TABLE accounts (aid int PRIMARY KEY, bid int, abalanc
 const bankRows = `INSERT INTO accounts SELECT i, i % 10, 0 FROM generate_series(1, 2000) i; INSERT INTO tellers SELECT i, i, 0 FROM generate_series(1, 100) i;
 	INSERT INTO branches SELECT i, 0 FROM generate_series(0, 9) i;`
 
-var bankSpecs = []TableSpec{keyed("accounts", "aid"), keyed("tellers", "tid"), keyed("branches", "bid"),
+var bankSpecs = []TableSpec{keyedTable("accounts", "aid"), keyedTable("tellers", "tid"), keyedTable("branches", "bid"),
 	{Schema: "public", Name: "history", Kind: topo.Home, Keyspace: "catalog", AppendOnly: true}}
 
 // bankTraffic makes pgbench-like transactions, now and then a large one or one that rolls back, until stop is closed.
@@ -71,7 +71,7 @@ func bankTraffic(s *streamSite, clients int, stop <-chan struct{}) (count *atomi
 // TestExactlyOnceOverCrashes ends backends of both sides at random moments under traffic in both directions.
 func TestExactlyOnceOverCrashes(t *testing.T) {
 	t.Parallel()
-	a, b := newStreamSites(t, bankTables+"CREATE TABLE back (id int PRIMARY KEY, v int)", append([]TableSpec{keyed("back", "id")}, bankSpecs...)...)
+	a, b := newStreamSites(t, bankTables+"CREATE TABLE back (id int PRIMARY KEY, v int)", append([]TableSpec{keyedTable("back", "id")}, bankSpecs...)...)
 	a.exec(bankRows)
 	ab, ba := newStreamLink(a, b), newStreamLink(b, a)
 	ab.copy, ab.retry, ba.retry = true, true, true
@@ -136,12 +136,12 @@ func TestCopyUnderLoad(t *testing.T) {
 	count, wait := bankTraffic(a, 3, stop)
 	l := newStreamLink(a, b)
 	l.copy = true
-	eventually(t, func() bool { return count.Load() > 50 })
+	comesAbout(t, func() bool { return count.Load() > 50 })
 	during := count.Load()
 	l.start()
 	during = count.Load() - during
 	upTo := count.Load() + 200
-	eventually(t, func() bool { return count.Load() > upTo })
+	comesAbout(t, func() bool { return count.Load() > upTo })
 	close(stop)
 	wait()
 	l.settle()

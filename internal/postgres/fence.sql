@@ -15,6 +15,18 @@ LANGUAGE sql STABLE AS $$
   SELECT format('atoll.own_%s_%s', ks, bucket >> 5)::regclass
 $$;
 
+-- what the fence says of each bucket of a set. Looked up one by one, by key: the planner knows nothing of these
+-- tables' contents while they are new, and a bad guess would compare every bucket with every other.
+CREATE OR REPLACE FUNCTION atoll.standing(ks text, spans jsonb)
+RETURNS TABLE (bucket int, asked bigint, epoch bigint, state text, handover text, closing bigint, closing_by text, reopen boolean)
+LANGUAGE sql STABLE SET enable_seqscan = off SET jit = off AS $$
+  SELECT w.bucket, w.epoch, b.epoch, b.state, b.handover, c.epoch, c.handover, c.reopen
+  FROM atoll.expand(spans) w
+  LEFT JOIN LATERAL (SELECT * FROM atoll.bucket b
+    WHERE b.site = (SELECT i.site FROM atoll.install i WHERE i.id = 1) AND b.keyspace = ks AND b.bucket = w.bucket OFFSET 0) b ON true
+  LEFT JOIN LATERAL (SELECT * FROM atoll.closing c WHERE c.keyspace = ks AND c.bucket = w.bucket OFFSET 0) c ON true
+$$;
+
 -- locks the control row of a keyspace
 CREATE OR REPLACE FUNCTION atoll.lock_keyspace(ks text) RETURNS atoll.keyspace
 LANGUAGE plpgsql AS $$
@@ -57,13 +69,11 @@ BEGIN
   IF FOUND THEN
     RETURN done;
   END IF;
-  SELECT jsonb_agg(jsonb_build_object('bucket', w.bucket, 'asked', w.epoch, 'epoch', greatest(b.epoch, c.epoch),
-                                      'state', b.state, 'handover', coalesce(c.handover, b.handover)) ORDER BY w.bucket)
+  SELECT jsonb_agg(jsonb_build_object('bucket', w.bucket, 'asked', w.asked, 'epoch', greatest(w.epoch, w.closing),
+                                      'state', w.state, 'handover', coalesce(w.closing_by, w.handover)) ORDER BY w.bucket)
   INTO late
-  FROM atoll.expand(spans) w
-  LEFT JOIN atoll.bucket b ON b.site = me AND b.keyspace = ks AND b.bucket = w.bucket
-  LEFT JOIN atoll.closing c ON c.keyspace = ks AND c.bucket = w.bucket AND c.handover <> ho
-  WHERE b.epoch > w.epoch OR (b.epoch = w.epoch AND b.state = 'closed') OR c.epoch >= w.epoch;
+  FROM atoll.standing(ks, spans) w
+  WHERE w.epoch > w.asked OR (w.epoch = w.asked AND w.state = 'closed') OR (w.closing >= w.asked AND w.closing_by <> ho);
   IF late IS NOT NULL THEN
     RETURN jsonb_build_object('outcome', 'stale', 'late', late);
   END IF;
@@ -95,9 +105,7 @@ BEGIN
   IF FOUND THEN
     RETURN done;
   END IF;
-  IF EXISTS (SELECT FROM atoll.expand(spans) w LEFT JOIN atoll.closing c
-             ON c.keyspace = ks AND c.bucket = w.bucket AND c.handover = ho AND c.epoch = w.epoch
-             WHERE c.bucket IS NULL) THEN
+  IF EXISTS (SELECT FROM atoll.standing(ks, spans) w WHERE (w.closing_by, w.closing) IS DISTINCT FROM (ho, w.asked)) THEN
     RETURN jsonb_build_object('outcome', 'superseded');
   END IF;
   IF EXISTS (SELECT FROM atoll.expand(spans) w
@@ -118,14 +126,15 @@ END $$;
 CREATE OR REPLACE FUNCTION atoll.abandon_close(ks text, ho text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-  me text := (SELECT site FROM atoll.install);
   k atoll.keyspace := atoll.lock_keyspace(ks);
+  spans jsonb;
   r record;
 BEGIN
-  FOR r IN SELECT c.bucket >> 5 AS word, bit_or(1::bigint << (c.bucket & 31)) AS mask
-           FROM atoll.closing c JOIN atoll.bucket b
-           ON b.site = me AND b.keyspace = ks AND b.bucket = c.bucket AND b.epoch = c.epoch AND b.state = 'open'
-           WHERE c.keyspace = ks AND c.handover = ho AND c.reopen GROUP BY 1 LOOP
+  SELECT jsonb_agg(jsonb_build_object('first', c.bucket, 'last', c.bucket, 'epoch', c.epoch)) INTO spans
+  FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho;
+  FOR r IN SELECT w.bucket >> 5 AS word, bit_or(1::bigint << (w.bucket & 31)) AS mask
+           FROM atoll.standing(ks, spans) w
+           WHERE w.epoch = w.asked AND w.state = 'open' AND w.reopen GROUP BY 1 LOOP
     PERFORM atoll.set_bits(k.id, r.word, r.mask, 0);
   END LOOP;
   DELETE FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho;
@@ -138,21 +147,22 @@ DECLARE
   me text := (SELECT site FROM atoll.install);
   k atoll.keyspace := atoll.lock_keyspace(ks);
   late jsonb;
+  r record;
 BEGIN
   IF k.restricts <> seen THEN
     RETURN jsonb_build_object('outcome', 'restricted');
   END IF;
-  SELECT jsonb_agg(jsonb_build_object('bucket', w.bucket, 'asked', w.epoch, 'epoch', greatest(b.epoch, c.epoch),
-                                      'state', b.state, 'handover', coalesce(c.handover, b.handover)) ORDER BY w.bucket)
+  SELECT jsonb_agg(jsonb_build_object('bucket', w.bucket, 'asked', w.asked, 'epoch', greatest(w.epoch, w.closing),
+                                      'state', w.state, 'handover', coalesce(w.closing_by, w.handover)) ORDER BY w.bucket)
   INTO late
-  FROM atoll.expand(spans) w
-  LEFT JOIN atoll.bucket b ON b.site = me AND b.keyspace = ks AND b.bucket = w.bucket
-  LEFT JOIN atoll.closing c ON c.keyspace = ks AND c.bucket = w.bucket
-  WHERE b.epoch > w.epoch OR (b.epoch = w.epoch AND b.state = 'closed') OR c.epoch >= w.epoch;
+  FROM atoll.standing(ks, spans) w
+  WHERE w.epoch > w.asked OR (w.epoch = w.asked AND w.state = 'closed') OR w.closing >= w.asked;
   IF late IS NOT NULL THEN
     RETURN jsonb_build_object('outcome', 'stale', 'late', late);
   END IF;
-  DELETE FROM atoll.closing c USING atoll.expand(spans) w WHERE c.keyspace = ks AND c.bucket = w.bucket;
+  FOR r IN SELECT w.bucket FROM atoll.standing(ks, spans) w WHERE w.closing IS NOT NULL LOOP
+    DELETE FROM atoll.closing c WHERE c.keyspace = ks AND c.bucket = r.bucket;
+  END LOOP;
   INSERT INTO atoll.bucket AS b (site, keyspace, bucket, epoch, state, handover)
   SELECT me, ks, w.bucket, w.epoch, 'open', ho FROM atoll.expand(spans) w
   ON CONFLICT (site, keyspace, bucket) DO UPDATE
@@ -172,7 +182,6 @@ END $$;
 CREATE OR REPLACE FUNCTION atoll.open_bits(ks text, spans jsonb, seen bigint) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
-  me text := (SELECT site FROM atoll.install);
   k atoll.keyspace := atoll.lock_keyspace(ks);
   r record;
   n bigint := 0;
@@ -181,10 +190,8 @@ BEGIN
     RETURN jsonb_build_object('outcome', 'restricted');
   END IF;
   FOR r IN SELECT w.bucket >> 5 AS word, bit_or(1::bigint << (w.bucket & 31)) AS mask, count(*) AS buckets
-           FROM atoll.expand(spans) w JOIN atoll.bucket b
-           ON b.site = me AND b.keyspace = ks AND b.bucket = w.bucket AND b.epoch = w.epoch AND b.state = 'open'
-           WHERE NOT EXISTS (SELECT FROM atoll.closing c WHERE c.keyspace = ks AND c.bucket = w.bucket)
-           GROUP BY 1 LOOP
+           FROM atoll.standing(ks, spans) w
+           WHERE w.epoch = w.asked AND w.state = 'open' AND w.closing IS NULL GROUP BY 1 LOOP
     PERFORM atoll.set_bits(k.id, r.word, r.mask, 0);
     n := n + r.buckets;
   END LOOP;

@@ -13,6 +13,9 @@ import (
 // errFenceClosed is returned by a Fence that was closed.
 var errFenceClosed = errors.New("closed already")
 
+// maxIdleFenceConns covers a keeper and a few handovers at a time.
+const maxIdleFenceConns = 8
+
 // fenceConns hands out connections, so that a heartbeat never waits behind a closing that waits for writers.
 type fenceConns struct {
 	config *pgx.ConnConfig
@@ -40,6 +43,7 @@ func fenceConfig(dsn string) (*pgx.ConnConfig, error) {
 		"lock_timeout":                  "10s",
 		"statement_timeout":             "30s",
 		"search_path":                   "pg_catalog",
+		"jit":                           "off", // compiling would take longer than any of them
 	} {
 		config.RuntimeParams[name] = value
 	}
@@ -94,12 +98,14 @@ func (p *fenceConns) put(c *pgx.Conn) {
 		return
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mu.closed || len(p.mu.idle) >= 8 {
-		go closeConn(c)
-		return
+	keep := !p.mu.closed && len(p.mu.idle) < maxIdleFenceConns
+	if keep {
+		p.mu.idle = append(p.mu.idle, c)
 	}
-	p.mu.idle = append(p.mu.idle, c)
+	p.mu.Unlock()
+	if !keep {
+		closeConn(c)
+	}
 }
 
 func (p *fenceConns) dropIdle() {

@@ -70,6 +70,9 @@ func adminConnect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, config)
 }
 
+// guardFunctions are the functions that run as whoever writes. (Trigger functions themselves need no grant.)
+const guardFunctions = "atoll.bucket_of(text, int), atoll.refuse(text, int, boolean)"
+
 type planner struct {
 	d   Deployment
 	cat catalog
@@ -184,6 +187,8 @@ END $$`)
 		add("the guards run as whoever writes, and look at the sequences by name", "GRANT USAGE ON SCHEMA atoll TO PUBLIC")
 		add("reading only: USAGE would allow nextval", "GRANT SELECT ON ALL SEQUENCES IN SCHEMA atoll TO PUBLIC")
 		add("for the message of a refused write", "GRANT SELECT ON atoll.install, atoll.owner TO PUBLIC")
+		add("the guards call these, whatever default privileges say", "GRANT EXECUTE ON FUNCTION "+guardFunctions+" TO PUBLIC")
+		add("the agent calls all", "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA atoll TO "+role)
 		add("the agent keeps the fence and applies changes", "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA atoll TO "+role)
 		add("the agent sets ownership bits and the lease", "GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA atoll TO "+role)
 	}

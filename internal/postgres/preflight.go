@@ -78,7 +78,7 @@ func (p *preflight) connect(ctx context.Context, who, dsn string, params map[str
 	}
 	where := fmt.Sprintf("database %q at %s:%d as role %q", config.Database, config.Host, config.Port, config.User)
 	switch code := sqlState(err); {
-	case params != nil:
+	case params != nil && (code == "42501" || code == "28000"):
 		p.add(fmt.Sprintf("role %q may not replicate: %v", config.User, err),
 			fmt.Sprintf("run, as a superuser: ALTER ROLE %s REPLICATION (on RDS: GRANT rds_replication TO %[1]s), and let pg_hba.conf admit it", pgx.Identifier{config.User}.Sanitize()))
 	case code == "":

@@ -24,6 +24,7 @@ type tableLook struct {
 	owner       string
 	adminOwns   bool
 	agentOwns   bool
+	outOfReach  bool // the agent may not use the schema, and the administrator may not grant it
 	primaryKey  bool
 }
 
@@ -42,9 +43,10 @@ func (l *tableLook) run(ctx context.Context, c *pgx.Conn) error {
 	err := c.QueryRow(ctx, `SELECT r.relkind, r.relpersistence, r.relispartition,
 		r.relkind <> 'p' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = r.oid), r.relowner::regrole::text,
 		pg_has_role(current_user, r.relowner, 'USAGE'), r.relowner = (SELECT oid FROM pg_roles WHERE rolname = $2),
-		EXISTS (SELECT FROM pg_index WHERE indrelid = r.oid AND indisprimary)
+		EXISTS (SELECT FROM pg_index WHERE indrelid = r.oid AND indisprimary),
+		NOT has_schema_privilege($2, r.relnamespace, 'USAGE') AND NOT has_schema_privilege(r.relnamespace, 'USAGE WITH GRANT OPTION')
 		FROM pg_class r WHERE r.oid = $1`, l.oid, l.p.d.AgentRole).
-		Scan(&l.kind, &l.persistence, &l.partition, &l.children, &l.owner, &l.adminOwns, &l.agentOwns, &l.primaryKey)
+		Scan(&l.kind, &l.persistence, &l.partition, &l.children, &l.owner, &l.adminOwns, &l.agentOwns, &l.primaryKey, &l.outOfReach)
 	if err != nil {
 		return err
 	}
@@ -81,6 +83,10 @@ func (l *tableLook) ownership() {
 	if !l.adminOwns {
 		l.add(fmt.Sprintf("table %s belongs to %s; triggers and publication need its owner", l.t, l.owner),
 			fmt.Sprintf("run: GRANT %s TO the administrator's role, or apply as %[1]s", l.owner))
+	}
+	if l.outOfReach {
+		l.add(fmt.Sprintf("the agent's role may not use schema %s of table %s, and the administrator may not grant it", l.t.Schema, l.t),
+			fmt.Sprintf("run, as the schema's owner: GRANT USAGE ON SCHEMA %s TO %s", pgx.Identifier{l.t.Schema}.Sanitize(), pgx.Identifier{l.p.d.AgentRole}.Sanitize()))
 	}
 	if l.agentOwns && l.t.Fenced() {
 		// a cascade runs as the owner of the table that it writes to, and the fence lets the agent's role pass

@@ -21,10 +21,6 @@ type preflightCase struct {
 	also     func(p []Problem) bool // checks the whole list
 }
 
-func keyedTable(name, key string) TableSpec {
-	return TableSpec{Schema: "public", Name: name, Kind: topo.Keyed, Keyspace: "users", Key: key}
-}
-
 var preflightCases = []preflightCase{
 	{name: "a DSN that does not answer", what: "does not answer", do: "check host and port", change: func(s *fenceSite) {
 		s.agentDSN = "postgres://agent@127.0.0.1:1/shop?sslmode=disable"
@@ -44,6 +40,8 @@ var preflightCases = []preflightCase{
 	{name: "no replication origins", change: asOwner, what: "may not use replication origins", do: "GRANT EXECUTE ON FUNCTION pg_replication_origin_advance(text,pg_lsn)"},
 	{name: "no replication", admin: "ALTER ROLE {agent} NOREPLICATION", what: "may not replicate", do: `ALTER ROLE "{agent}" REPLICATION`},
 	{name: "somebody else's table", admin: "ALTER TABLE seat OWNER TO {app}", change: asOwner, what: "table public.seat belongs to", do: "run: GRANT {app}", also: withOrigins},
+	{name: "a schema out of reach", admin: "CREATE SCHEMA inner_room; GRANT USAGE, CREATE ON SCHEMA inner_room TO {owner}", change: asOwner, ddl: "CREATE TABLE inner_room.desk (id bigint PRIMARY KEY)",
+		tables: []TableSpec{{Schema: "inner_room", Name: "desk", Kind: topo.Shared}}, what: "may not use schema inner_room", do: `run, as the schema's owner: GRANT USAGE ON SCHEMA "inner_room" TO "{agent}"`, also: withOrigins},
 	{name: "the agent's own table", admin: "ALTER TABLE seat OWNER TO {agent}", what: "cascades into it would pass the fence", do: "OWNER TO"},
 	{name: "row security", ddl: "ALTER TABLE item ENABLE ROW LEVEL SECURITY", what: "row security", do: "BYPASSRLS"},
 	{name: "no table", tables: []TableSpec{keyedTable("gone", "id")}, what: "table public.gone does not exist", do: "create it"},

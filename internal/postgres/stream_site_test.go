@@ -50,9 +50,13 @@ func newStreamSites(t testing.TB, ddl string, tables ...TableSpec) (a, b *stream
 		s := &streamSite{t: t, id: topo.SiteID(fmt.Sprintf("%s%d", letter, n)), tables: tables, dsn: srv.DSN(pgserver.Superuser, srv.Database(t))}
 		s.agent = s.dsn
 		t.Cleanup(func() { // before the database goes
-			eventually(t, func() bool { // a connection that just ended may hold it for a moment
-				conn := s.connect()
-				_, err := conn.Exec(context.Background(), "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = $1", OriginName(s.other()))
+			comesAbout(t, func() bool { // a connection that just ended may hold it for a moment
+				conn, err := pgx.Connect(context.Background(), s.dsn)
+				if err != nil {
+					return false
+				}
+				defer conn.Close(context.Background())
+				_, err = conn.Exec(context.Background(), "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = $1", OriginName(s.other()))
 				return err == nil
 			})
 		})
@@ -315,16 +319,21 @@ func (l *streamLink) settle() {
 	t := l.from.t
 	t.Helper()
 	upTo := l.from.position()
+	conn, err := pgx.Connect(context.Background(), l.to.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
 	l.await(func() bool {
-		p, err := l.sink.Progress(context.Background())
-		return err == nil && p.Position >= upTo
+		v, err := Vector(context.Background(), conn)
+		return err == nil && change.Position(v[l.from.id]) >= upTo
 	})
 }
 
 func (l *streamLink) await(ok func() bool) {
 	t := l.from.t
 	t.Helper()
-	eventually(t, func() bool {
+	comesAbout(t, func() bool {
 		if err := l.failure(); err != nil && !l.retry {
 			t.Fatalf("link %s → %s: %v", l.from.id, l.to.id, err)
 		}
@@ -350,16 +359,16 @@ func (l *streamLink) fails(texts ...string) error {
 	return err
 }
 
-func eventually(t testing.TB, ok func() bool) {
+func comesAbout(t testing.TB, ok func() bool) {
 	t.Helper()
-	deadline := time.After(60 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
+	deadline := time.After(2 * time.Minute)
+	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatal("it did not come about in a minute")
+			t.Fatal("it did not come about in two minutes")
 		}
 	}
 }
@@ -384,7 +393,7 @@ func equal(a, b *streamSite, tables ...string) {
 	}
 }
 
-// keyed declares a table of keyspace users.
-func keyed(name, key string) TableSpec {
+// keyedTable declares a table of keyspace users.
+func keyedTable(name, key string) TableSpec {
 	return TableSpec{Schema: "public", Name: name, Kind: topo.Keyed, Keyspace: "users", Key: key}
 }

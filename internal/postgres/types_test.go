@@ -99,7 +99,7 @@ func TestTypesRoundTrip(t *testing.T) {
 		CREATE TABLE zoo_full (n int NOT NULL DEFAULT 0, ` + strings.Join(columns, ", ") + `);
 		ALTER TABLE zoo_full REPLICA IDENTITY FULL;`
 	full := TableSpec{Schema: "public", Name: "zoo_full", Kind: topo.Home, Keyspace: "catalog", IdentityFull: true}
-	a, b := newStreamSites(t, ddl, keyed("zoo", "id"), full)
+	a, b := newStreamSites(t, ddl, keyedTable("zoo", "id"), full)
 	a.exec(strings.Join(setup, ";"))
 	l := newStreamLink(a, b)
 	l.copy = true
@@ -133,7 +133,7 @@ func TestKeysOfEveryType(t *testing.T) {
 	var specs []TableSpec
 	for i, typ := range types {
 		ddl = append(ddl, fmt.Sprintf("CREATE TABLE k%d (k %s PRIMARY KEY, v int)", i, typ))
-		specs = append(specs, keyed(fmt.Sprintf("k%d", i), "k"))
+		specs = append(specs, keyedTable(fmt.Sprintf("k%d", i), "k"))
 	}
 	a, b := newStreamSites(t, strings.Join(ddl, ";"), specs...)
 	l := newStreamLink(a, b).start()
