@@ -121,14 +121,15 @@ func Demo(ctx context.Context, o DemoOptions) (err error) {
 	m.opts.Options = m.d.opts // paths made absolute
 	report, err := m.run(ctx)
 	m.screen.done()
+	err = errors.Join(err, m.keepLogs())
 	if err != nil {
-		return errors.Join(err, m.keepLogs())
+		return err
 	}
 	if err := m.publish(report); err != nil {
 		return err
 	}
 	if !report.OK {
-		return errors.Join(fmt.Errorf("%w: %v", errChecks, report.failing()), m.keepLogs())
+		return fmt.Errorf("%w: %v", errChecks, report.failing())
 	}
 	return nil
 }
@@ -344,7 +345,7 @@ func (m *demo) publish(r *Report) error {
 	return err
 }
 
-// keepLogs copies the processes' logs beside the report of a run that failed.
+// keepLogs copies the processes' logs beside the report.
 func (m *demo) keepLogs() error {
 	to := filepath.Join(m.opts.Out, "logs")
 	if err := os.RemoveAll(to); err != nil {
