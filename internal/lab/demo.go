@@ -34,7 +34,8 @@ const (
 	extraSeatDelay   = 1500 * time.Millisecond // longer than the drain bound
 	cutTime          = 10 * time.Second
 	breath           = 1200 * time.Millisecond // between two switches
-	catchUpBound     = 30 * time.Second
+	catchUpBound     = 20 * time.Second // after something that put the sites behind
+	readyBound       = 5 * time.Second  // before each switch
 	quiesceBound     = 30 * time.Second
 )
 
@@ -120,14 +121,15 @@ func Demo(ctx context.Context, o DemoOptions) (err error) {
 	m.opts.Options = m.d.opts // paths made absolute
 	report, err := m.run(ctx)
 	m.screen.done()
+	err = errors.Join(err, m.keepLogs())
 	if err != nil {
-		return errors.Join(err, m.keepLogs())
+		return err
 	}
 	if err := m.publish(report); err != nil {
 		return err
 	}
 	if !report.OK {
-		return errors.Join(fmt.Errorf("%w: %v", errChecks, report.failing()), m.keepLogs())
+		return fmt.Errorf("%w: %v", errChecks, report.failing())
 	}
 	return nil
 }
@@ -208,6 +210,9 @@ func (m *demo) moveUnderLag(ctx context.Context) error {
 // moveSlowWriters switches while writers take longer than the gateways wait for: one time with transactions that stay
 // open after their write, one time with requests that come to their first write late.
 func (m *demo) moveSlowWriters(ctx context.Context) error {
+	if err := m.awaitCaughtUp(ctx, catchUpBound); err != nil {
+		return err
+	}
 	buckets := m.next(m.a(), bucketsPerSwitch)
 	if err := m.straggler.bulkNotes(ctx, m, m.a(), buckets); err != nil {
 		return err
@@ -243,12 +248,16 @@ func (m *demo) cutAndHeal(ctx context.Context) error {
 		return err
 	}
 	m.screen.say("healed; the sites catch up")
-	return m.awaitCaughtUp(ctx)
+	if err := m.awaitCaughtUp(ctx, catchUpBound); err != nil {
+		return err
+	}
+	m.caughtUp = time.Now()
+	return rest(ctx, 3*time.Second)
 }
 
 // awaitCaughtUp waits, bounded, until every site is less than a second behind; an operator would not switch before.
-func (m *demo) awaitCaughtUp(ctx context.Context) error {
-	bounded, cancel := context.WithTimeout(ctx, catchUpBound)
+func (m *demo) awaitCaughtUp(ctx context.Context, bound time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	err := every(bounded, 250*time.Millisecond, func() (bool, error) {
 		lags, err := m.d.lags(bounded)
@@ -259,17 +268,14 @@ func (m *demo) awaitCaughtUp(ctx context.Context) error {
 		}
 		return err == nil, err
 	})
-	m.caughtUp = time.Now()
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case bounded.Err() != nil:
-		m.screen.say("  they are still behind after %v", catchUpBound)
+		m.screen.say("  they are still behind after %v", bound)
 		return nil
-	case err != nil:
-		return err
 	}
-	return rest(ctx, 3*time.Second)
+	return err
 }
 
 func (m *demo) moveAfterCut(ctx context.Context) error {
@@ -283,6 +289,9 @@ func (m *demo) next(site topo.SiteID, n int) topo.Spans {
 
 // move runs one switch. One that fails is evidence, not the end: the next ones are still worth seeing.
 func (m *demo) move(ctx context.Context, p phase, buckets topo.Spans, from, to topo.SiteID, what string) error {
+	if err := m.awaitCaughtUp(ctx, readyBound); err != nil {
+		return err
+	}
 	m.screen.say("%s: buckets %s, %s → %s", what, buckets, from, to)
 	run := switchRun{phase: p, buckets: buckets, from: from, to: to, start: time.Now()}
 	_, run.err = m.d.Atoll(ctx, "switch", "--keyspace", string(users), "--buckets", buckets.String(), "--to", string(to), "--json")
@@ -336,7 +345,7 @@ func (m *demo) publish(r *Report) error {
 	return err
 }
 
-// keepLogs copies the processes' logs beside the report of a run that failed.
+// keepLogs copies the processes' logs beside the report.
 func (m *demo) keepLogs() error {
 	to := filepath.Join(m.opts.Out, "logs")
 	if err := os.RemoveAll(to); err != nil {

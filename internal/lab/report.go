@@ -233,8 +233,8 @@ func (r *Report) text(s *screen) string {
 		e.Cores, e.MemoryMiB, e.Kernel, e.Go, e.PostgreSQL, e.Atoll, e.Sites, e.Gateways, e.RTTms)
 	line("\n%s", s.paint(bold, "What to try next"))
 	line("  make demo PLANT=marker-skipped   a build with a planted bug; the report names what caught it")
-	line("  atoll lab up                     the same sites, kept running, for your own experiments")
-	line("  atoll validate --sample          the file that describes a deployment")
+	line("  bin/atoll lab up                 the same sites, kept running: break them with `bin/atoll lab tell`")
+	line("  bin/atoll validate --sample      the file that describes a deployment")
 	return b.String()
 }
 
