@@ -34,8 +34,8 @@ const (
 	extraSeatDelay   = 1500 * time.Millisecond // longer than the drain bound
 	cutTime          = 10 * time.Second
 	breath           = 1200 * time.Millisecond // between two switches
-	catchUpBound     = 20 * time.Second // after something that put the sites behind
-	readyBound       = 5 * time.Second  // before each switch
+	catchUpBound     = 20 * time.Second        // after something that put the sites behind
+	readyBound       = 5 * time.Second         // before each switch
 	quiesceBound     = 30 * time.Second
 )
 
