@@ -214,7 +214,7 @@ func (m *demo) moveSlowWriters(ctx context.Context) error {
 		return err
 	}
 	buckets := m.next(m.a(), bucketsPerSwitch)
-	if err := m.straggler.bulkNotes(ctx, m, m.a(), buckets); err != nil {
+	if err := m.straggler.bulkNotes(ctx, m, m.a(), m.b(), buckets); err != nil {
 		return err
 	}
 	if err := m.move(ctx, slowWriter, buckets, m.a(), m.b(), "transactions that stay open"); err != nil {

@@ -90,9 +90,15 @@ type stragglers struct {
 	ops []Operation
 }
 
-// bulkNotes starts transactions that write and then stay open for longer than the gateways wait for requests.
-func (s *stragglers) bulkNotes(ctx context.Context, m *demo, at topo.SiteID, buckets topo.Spans) error {
-	return s.start(ctx, m, at, buckets, "bulk-note", "/orders/bulk-note", map[string]any{"note": "a slow report", "ms": 1600})
+// bulkNotes starts transactions that write and then stay open for longer than the gateways wait for requests, and
+// behind each a short one of the same customer, sent to the other site: it waits for the first one's row lock, and
+// finds the fence closed when it gets it.
+func (s *stragglers) bulkNotes(ctx context.Context, m *demo, at, other topo.SiteID, buckets topo.Spans) error {
+	note := func(ms int) map[string]any { return map[string]any{"note": "a slow report", "ms": ms} }
+	if err := s.start(ctx, m, at, buckets, "bulk-note", "/orders/bulk-note", note(1600)); err != nil {
+		return err
+	}
+	return s.start(ctx, m, other, buckets, "bulk-note", "/orders/bulk-note", note(0))
 }
 
 // buys starts purchases; where the seats are far away, they come to their own write late.
@@ -107,9 +113,11 @@ func (s *stragglers) buys(ctx context.Context, m *demo, at topo.SiteID, buckets 
 	return s.start(ctx, m, at, buckets, buyOp, "/buy", map[string]any{"event": event})
 }
 
+// start sends one request for each of some customers of the buckets to a gateway of a site. The customers are the
+// same at each call for the same buckets.
 func (s *stragglers) start(ctx context.Context, m *demo, at topo.SiteID, buckets topo.Spans, op, path string, body map[string]any) error {
 	var customers []string
-	err := m.d.onDatabase(ctx, at, func(db *pgx.Conn) (err error) {
+	err := m.d.onDatabase(ctx, m.a(), func(db *pgx.Conn) (err error) {
 		customers, err = customersIn(ctx, db, buckets, m.opts.Buckets, stragglersBy)
 		return err
 	})

@@ -59,9 +59,9 @@ func openJobs(ctx context.Context, db querier) (int, error) {
 	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[int])
 }
 
-// customersIn lists up to limit customers whose bucket is in the set, those with orders first.
+// customersIn lists up to limit customers whose bucket is in the set.
 func customersIn(ctx context.Context, db querier, buckets topo.Spans, n, limit int) ([]string, error) {
-	rows, err := db.Query(ctx, `SELECT id::text FROM customers ORDER BY orders_count DESC, id`)
+	rows, err := db.Query(ctx, `SELECT id::text FROM customers ORDER BY id`)
 	if err != nil {
 		return nil, err
 	}
