@@ -85,6 +85,8 @@ type demo struct {
 	screen *screen
 	began  time.Time
 
+	loadBefore float64
+
 	owned     map[topo.SiteID][]topo.BucketID // who should have what; the longest unmoved first
 	switches  []switchRun
 	switching [2]time.Time // from the first switch to the end of the last before the cut
@@ -93,8 +95,9 @@ type demo struct {
 	loaded    [2]time.Time
 	straggler stragglers
 
-	mu   sync.Mutex
-	died []string
+	mu    sync.Mutex
+	died  []string
+	stall time.Duration // the longest time during which the machine gave the lab no time
 }
 
 // errChecks is returned when the demonstration ran to its end and a check failed.
@@ -111,7 +114,7 @@ func Demo(ctx context.Context, o DemoOptions) (err error) {
 	if o.JSON {
 		progress = o.Stderr
 	}
-	m := &demo{opts: o, screen: newScreen(progress), began: time.Now(), owned: map[topo.SiteID][]topo.BucketID{}}
+	m := &demo{opts: o, screen: newScreen(progress), began: time.Now(), loadBefore: loadAverage(), owned: map[topo.SiteID][]topo.BucketID{}}
 	m.screen.say("a ticket shop at the sites %v and the witness %s; %v between any two", o.Sites, o.Witness, o.RTT)
 	m.d, err = Build(ctx, o.Options, func(what string) { m.screen.say("  building: %s", what) })
 	if err != nil {
@@ -141,6 +144,7 @@ func (m *demo) run(ctx context.Context) (*Report, error) {
 	var g errgroup.Group
 	g.Go(func() error { return m.display(beside) })
 	g.Go(func() error { m.watchDeaths(beside); return nil })
+	g.Go(func() error { m.watchStalls(beside); return nil })
 	report, err := m.play(ctx)
 	stop()
 	return report, errors.Join(err, g.Wait())

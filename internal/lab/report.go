@@ -89,6 +89,9 @@ type Environment struct {
 	Gateways   int      `json:"gateways"`
 	Buckets    int      `json:"buckets"`
 	At         string   `json:"at"`
+	LoadBefore float64  `json:"load_average_before"` // of the machine, one minute
+	LoadAfter  float64  `json:"load_average_after"`
+	StallMS    int64    `json:"longest_stall_ms"` // the machine ran nothing of the lab for so long
 }
 
 func (r *Report) failing() []string {
@@ -122,7 +125,10 @@ func (m *demo) goals(r *Report, ops []Operation) []Goal {
 func (m *demo) environment(ctx context.Context) (Environment, error) {
 	e := Environment{Cores: runtime.NumCPU(), MemoryMiB: memoryMiB(), Go: runtime.Version(), Kernel: kernel(), Planted: []string{},
 		RTTms: float64(m.opts.RTT.Microseconds()) / 1000, Sites: len(m.opts.Sites), Gateways: m.opts.Gateways * len(m.opts.Sites),
-		Buckets: m.opts.Buckets, At: m.began.UTC().Format(time.RFC3339)}
+		Buckets: m.opts.Buckets, At: m.began.UTC().Format(time.RFC3339), LoadBefore: m.loadBefore, LoadAfter: loadAverage()}
+	m.mu.Lock()
+	e.StallMS = m.stall.Milliseconds()
+	m.mu.Unlock()
 	err := m.d.onDatabase(ctx, m.a(), func(db *pgx.Conn) error {
 		return db.QueryRow(ctx, "SHOW server_version").Scan(&e.PostgreSQL)
 	})
@@ -157,6 +163,14 @@ func memoryMiB() int {
 		}
 	}
 	return 0
+}
+
+func loadAverage() float64 {
+	var one float64
+	if data, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(data), &one) // 0 where the kernel has none
+	}
+	return one
 }
 
 func kernel() string {
@@ -231,6 +245,10 @@ func (r *Report) text(s *screen) string {
 	line("\n%s", s.paint(bold, "Where"))
 	line("  %d cores, %d MiB, Linux %s, %s, PostgreSQL %s, %s; %d sites and a witness, %d gateways, RTT %.0f ms, all on one machine",
 		e.Cores, e.MemoryMiB, e.Kernel, e.Go, e.PostgreSQL, e.Atoll, e.Sites, e.Gateways, e.RTTms)
+	line("  load average %.1f before, %.1f after; the longest time without a turn for the lab %d ms", e.LoadBefore, e.LoadAfter, e.StallMS)
+	if e.StallMS > 1000 {
+		line("  %s", s.paint(yellow, "This machine stood still or was overloaded: time-outs, ended leases and failed requests may come from that. Run it again on a quiet one."))
+	}
 	line("\n%s", s.paint(bold, "What to try next"))
 	line("  make demo PLANT=marker-skipped   a build with a planted bug; the report names what caught it")
 	line("  bin/atoll lab up                 the same sites, kept running: break them with `bin/atoll lab tell`")

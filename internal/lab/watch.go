@@ -96,3 +96,26 @@ func (m *demo) display(ctx context.Context) error {
 		m.screen.live(lines)
 	}
 }
+
+// stallStep is how often watchStalls looks at the clock.
+const stallStep = 50 * time.Millisecond
+
+// watchStalls measures for how long this process was not run although it wanted to be: on an overloaded machine
+// everything else stood still then, too, and time-outs and leases ran on.
+func (m *demo) watchStalls(ctx context.Context) {
+	tick := time.NewTicker(stallStep)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		m.mu.Lock()
+		m.stall = max(m.stall, now.Sub(last)-stallStep)
+		m.mu.Unlock()
+		last = now
+	}
+}
