@@ -107,7 +107,7 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 		byName[t.name] = t
 	}
 	var e Evidence
-	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, tbl, op, key, pk, pg_xact_commit_timestamp(xid) FROM lab.change ORDER BY seq`)
+	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, tbl, op, key, pk, CASE WHEN applied THEN at ELSE pg_xact_commit_timestamp(xid) END FROM lab.change ORDER BY seq`)
 	if err != nil {
 		return e, fmt.Errorf("lab: evidence of %s: %w", site, err)
 	}
@@ -139,7 +139,8 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 }
 
 func readEpochs(ctx context.Context, db querier, site topo.SiteID) ([]EpochRow, error) {
-	rows, err := db.Query(ctx, `SELECT site, keyspace, bucket, epoch, state = 'open', handover, pg_xact_commit_timestamp(xid) FROM lab.epoch ORDER BY seq`)
+	rows, err := db.Query(ctx, `SELECT site, keyspace, bucket, epoch, state = 'open', handover,
+		CASE WHEN site = $1 THEN pg_xact_commit_timestamp(xid) ELSE at END FROM lab.epoch ORDER BY seq`, string(site))
 	if err != nil {
 		return nil, fmt.Errorf("lab: epochs of %s: %w", site, err)
 	}

@@ -1,11 +1,14 @@
 -- The lab's own witness in a site's database. It records every row change of the watched tables, by whom it was made
 -- (an ordinary session, or the applier), and every state of the fence's epoch rows, in the transaction that makes
 -- them: what rolls back leaves no trace, and the commit's time comes from the database.
+-- An applier gives its transactions the commit time of their origin. When something arrived here is told by the moment
+-- at which the applier wrote it (at), a little before its commit.
 CREATE SCHEMA lab;
 
 CREATE TABLE lab.change (
     seq     bigint GENERATED ALWAYS AS IDENTITY,
     xid     xid NOT NULL DEFAULT pg_current_xact_id()::xid,
+    at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     applied boolean NOT NULL,
     tbl     text NOT NULL,
     op      text NOT NULL,
@@ -16,6 +19,7 @@ CREATE TABLE lab.change (
 CREATE TABLE lab.epoch (
     seq      bigint GENERATED ALWAYS AS IDENTITY,
     xid      xid NOT NULL DEFAULT pg_current_xact_id()::xid,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     site     text NOT NULL,
     keyspace text NOT NULL,
     bucket   int NOT NULL,
