@@ -34,12 +34,12 @@ func (m *demo) quiesce(ctx context.Context) error {
 	err := every(bounded, 500*time.Millisecond, func() (bool, error) {
 		still := true
 		for _, site := range m.opts.Sites {
-			err := m.d.onDatabase(bounded, site, func(db *pgx.Conn) error {
-				jobs, err := openJobs(bounded, db)
+			err := m.d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+				jobs, err := openJobs(ctx, db)
 				if err != nil {
 					return err
 				}
-				born, _, err := progressOf(bounded, db)
+				born, _, err := progressOf(ctx, db)
 				still = still && jobs == 0 && born == before[site] && err == nil
 				before[site] = born
 				return err
@@ -51,7 +51,7 @@ func (m *demo) quiesce(ctx context.Context) error {
 		if !still {
 			return false, nil
 		}
-		hashes, err := m.hashes(bounded)
+		hashes, err := m.hashes(ctx)
 		if err != nil {
 			return false, err
 		}
