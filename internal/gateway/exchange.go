@@ -134,9 +134,10 @@ func (x *exchange) refused(d route.Decision) step {
 
 // straggler tells whether another gateway sent the request before it could know that the bucket moves. Such a request
 // is passed on: that gateway counts it as under way, so the move waits for it. To hold it here would make the two wait
-// for each other until the move's bound; to send it back would only be slower.
+// for each other until the move's bound; to send it back would only be slower. Once the fence has refused it, the fence
+// is closed, and passing it on again would only be refused again: then it waits like any other.
 func (x *exchange) straggler(snap *snapshot, d route.Decision) bool {
-	return x.from != nil && d.Reason == route.MovingBucket && d.Slot.Owner == x.g.conf.Site &&
+	return x.from != nil && x.used.fenced == 0 && d.Reason == route.MovingBucket && d.Slot.Owner == x.g.conf.Site &&
 		x.from.epoch == d.Slot.Epoch && x.from.view.before(snap.version())
 }
 
