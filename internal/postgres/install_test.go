@@ -152,10 +152,11 @@ func firstDifference(a, b string) string {
 
 // installTraffic writes to tables while they are worked on, some of it in transactions that hold their locks for long.
 type installTraffic struct {
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	added  atomic.Int64
-	errs   chan error
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	added   atomic.Int64
+	refused atomic.Int64
+	errs    chan error
 }
 
 func startTraffic(s *fenceSite) *installTraffic {
@@ -191,6 +192,7 @@ func (tr *installTraffic) transaction(c *pgx.Conn, id int, hold float64) error {
 	})
 	switch sqlState(err) {
 	case CodeNotOwned, CodeLeaseRunOut: // between apply and the first opening
+		tr.refused.Add(1)
 		return nil
 	}
 	if err == nil {
