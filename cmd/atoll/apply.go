@@ -53,7 +53,7 @@ time; if another site of the deployment has ever taken writes, leave it out.`,
 			out := cmd.OutOrStdout()
 			switch {
 			case c.json:
-				err = printJSON(out, planDoc{Site: site, Problems: problems, Statements: plan, Applied: len(problems) == 0 && !dryRun && !printSQL})
+				err = printJSON(out, planDoc{Site: site, Problems: append([]postgres.Problem{}, problems...), Statements: append([]postgres.Statement{}, plan...), Applied: len(problems) == 0 && !dryRun && !printSQL})
 			case printSQL:
 				printStatements(out, plan)
 			case dryRun:
@@ -87,9 +87,9 @@ time; if another site of the deployment has ever taken writes, leave it out.`,
 // planDoc is what apply prints with --json.
 type planDoc struct {
 	Site       string               `json:"site"`
-	Problems   []postgres.Problem   `json:"problems"`
-	Statements []postgres.Statement `json:"statements"`
-	Applied    bool                 `json:"applied"` // they are being run
+	Problems   []postgres.Problem   `json:"problems"`   // never null
+	Statements []postgres.Statement `json:"statements"` // never null
+	Applied    bool                 `json:"applied"`    // they are being run
 }
 
 // target is a site's database for apply and remove.

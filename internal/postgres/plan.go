@@ -25,10 +25,10 @@ type Deployment struct {
 
 // Statement is one step of installing. Consecutive statements of one group run in one transaction.
 type Statement struct {
-	Group  string // a table, or what the group is about
-	Reason string
-	SQL    string
-	Undo   string // takes the statement back; empty where removing the atoll schema or its triggers does
+	Group  string `json:"group"` // a table, or what the group is about
+	Reason string `json:"reason"`
+	SQL    string `json:"sql"`
+	Undo   string `json:"undo,omitempty"` // takes the statement back; empty where removing the atoll schema or its triggers does
 }
 
 // Plan lists, in order, what is missing in a database for its place in the deployment; nothing is executed. After

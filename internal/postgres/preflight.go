@@ -14,8 +14,8 @@ import (
 
 // Problem is something that stands in the way of a deployment: what is wrong, and what to do about it.
 type Problem struct {
-	What string
-	Do   string
+	What string `json:"what"`
+	Do   string `json:"do"`
 }
 
 func (p Problem) String() string { return p.What + "; " + p.Do }
