@@ -27,6 +27,7 @@ type database struct {
 	recorded *recorded
 	keeper   *lease.Keeper
 	applied  *replicate.Applied
+	relay    *postgres.Relay // used only where a third full site may lack changes
 	serve    *replicate.Serve
 	follows  map[topo.SiteID]*replicate.Follow
 }
@@ -86,11 +87,16 @@ func (a *agent) withDatabase(ctx context.Context, links func() (net.Listener, er
 	if err != nil {
 		return err
 	}
+	relay, err := postgres.OpenRelay(a.cfg.DSN, a.site)
+	if err != nil {
+		return err
+	}
+	defer relay.Close()
 	ln, err := links()
 	if err != nil {
 		return err
 	}
-	db := &database{fence: fence, recorded: rec, keeper: keeper, applied: applied, follows: map[topo.SiteID]*replicate.Follow{}}
+	db := &database{fence: fence, recorded: rec, keeper: keeper, applied: applied, relay: relay, follows: map[topo.SiteID]*replicate.Follow{}}
 	db.serve = a.serving(db)
 	for _, origin := range a.others() {
 		db.follows[origin] = a.following(db, origin)
@@ -148,7 +154,7 @@ func opened(c *postgres.Capture, err error) (replicate.Source, error) {
 func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
 	return &replicate.Follow{
 		Site: a.site, Origin: origin, Deployment: a.cfg.Spec.Deployment, Addr: LinkAddr(a.cfg.Spec, a.site, origin), Identity: a.cfg.Identity,
-		CopyFrom: origin == a.cfg.Spec.Seed, Applied: db.applied, Logger: a.log,
+		CopyFrom: origin == a.cfg.Spec.Seed, Applied: db.applied, Relay: db.relay, Logger: a.log,
 		Others: slices.DeleteFunc(a.others(), func(s topo.SiteID) bool { return s == origin }),
 		Open: func(ctx context.Context) (replicate.Sink, error) {
 			sink, err := postgres.OpenApply(ctx, postgres.ApplyConfig{DSN: a.cfg.DSN, Site: a.site, Origin: origin, Tables: a.tables, Logger: a.log})

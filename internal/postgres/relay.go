@@ -1,0 +1,147 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/atollhq/atoll/internal/change"
+	"github.com/atollhq/atoll/topo"
+)
+
+// Relay keeps an origin's changes in atoll.relay for those sites that still lack them. Keeping the same transaction
+// again changes nothing. It is safe for concurrent use, one origin at a time.
+type Relay struct {
+	conf *pgx.ConnConfig
+
+	mu struct {
+		sync.Mutex
+		conn *pgx.Conn             // nil: to be made
+		next map[topo.SiteID]place // where an origin's parts go on
+	}
+}
+
+// place is the part of a transaction that comes next.
+type place struct {
+	position change.Position
+	part     int
+}
+
+// OpenRelay makes a relay; the database is connected to when it is first needed.
+func OpenRelay(dsn string, site topo.SiteID) (*Relay, error) {
+	conf, err := streamConfig(dsn, "atoll relay of "+string(site))
+	if err != nil {
+		return nil, err
+	}
+	r := &Relay{conf: conf}
+	r.mu.next = map[topo.SiteID]place{}
+	return r, nil
+}
+
+// Close ends the connection.
+func (r *Relay) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hangUpLocked()
+}
+
+func (r *Relay) hangUpLocked() {
+	if r.mu.conn != nil {
+		closeConn(r.mu.conn)
+		r.mu.conn = nil
+	}
+}
+
+// Keep stores transactions in one durable transaction. The parts of a large one must come in order; after an error
+// all parts of an unfinished one must come again.
+func (r *Relay) Keep(ctx context.Context, txs []change.Tx) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var batch pgx.Batch
+	next := map[topo.SiteID]place{}
+	for i := range txs {
+		tx := &txs[i]
+		at, known := next[tx.Origin]
+		if !known {
+			at = r.mu.next[tx.Origin]
+		}
+		switch {
+		case tx.First:
+			at = place{position: tx.Position}
+		case at.position != tx.Position:
+			return fmt.Errorf("relay of site %s: a part of the transaction at %s without the parts before it", tx.Origin, lsn(tx.Position))
+		}
+		batch.Queue(`INSERT INTO atoll.relay (origin, position, part, body) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (origin, position, part) DO NOTHING`, string(tx.Origin), int64(tx.Position), at.part, change.EncodeTx(tx))
+		at.part++
+		next[tx.Origin] = at
+	}
+	err := r.withLocked(ctx, func(conn *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return tx.SendBatch(ctx, &batch).Close() })
+	})
+	if err != nil {
+		return fmt.Errorf("keep %d transactions for other sites: %w", len(txs), err)
+	}
+	for origin, at := range next {
+		r.mu.next[origin] = at
+	}
+	return nil
+}
+
+// Trim drops an origin's transactions up to a position that every other site has reached.
+func (r *Relay) Trim(ctx context.Context, origin topo.SiteID, through change.Position) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.withLocked(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `DELETE FROM atoll.relay WHERE origin = $1 AND position <= $2`, string(origin), int64(through))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("drop what every site has of site %s: %w", origin, err)
+	}
+	return nil
+}
+
+// withLocked runs f on the relay's connection; one that broke is given up, so that the next call makes a new one.
+func (r *Relay) withLocked(ctx context.Context, f func(*pgx.Conn) error) error {
+	if r.mu.conn == nil {
+		conn, err := pgx.ConnectConfig(ctx, r.conf)
+		if err != nil {
+			return err
+		}
+		r.mu.conn = conn
+	}
+	err := f(r.mu.conn)
+	if err != nil && (r.mu.conn.IsClosed() || errors.Is(err, context.Canceled)) {
+		r.hangUpLocked()
+	}
+	return err
+}
+
+// Relayed reads what is kept of an origin beyond a position, in order.
+func (r *Relay) Relayed(ctx context.Context, origin topo.SiteID, from change.Position) ([]change.Tx, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []change.Tx
+	err := r.withLocked(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT body FROM atoll.relay WHERE origin = $1 AND position > $2 ORDER BY position, part`, string(origin), int64(from))
+		if err != nil {
+			return err
+		}
+		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (change.Tx, error) {
+			var body []byte
+			if err := row.Scan(&body); err != nil {
+				return change.Tx{}, err
+			}
+			return change.DecodeTx(body)
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what is kept of site %s: %w", origin, err)
+	}
+	return out, nil
+}
