@@ -29,6 +29,7 @@ check: ## format, vet, lint, import rules
 
 test: tools ## all tests, with the race detector
 	CGO_ENABLED=1 go test -race -timeout 15m ./...
+	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
 
 fuzz: ## every fuzz test for FUZZTIME (default 20s) each
 	@bash scripts/fuzz $(or $(FUZZTIME),20s)

@@ -66,12 +66,12 @@ func printStatus(out io.Writer, st api.Status) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintf(w, "deployment %s, as site %s sees it at %s\n", st.Deployment, st.Site, st.At.Local().Format(time.TimeOnly))
 	for _, p := range st.Problems {
-		fmt.Fprintf(w, "! %s\n", p)
+		fmt.Fprintf(w, "! %s\n", oneLine(p))
 	}
 	fmt.Fprintf(w, "\nSITE\tLEASE\tDATABASE\tVIEW\tGATEWAYS\n")
 	for _, s := range st.Sites {
 		if s.Error != "" {
-			fmt.Fprintf(w, "%s\t%s\n", s.Site, oneLine(s.Error))
+			fmt.Fprintf(w, "%s\tdoes not answer\n", s.Site)
 			continue
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d (open to %d)\t%s\n", s.Site, leaseText(s.Lease), databaseText(s.Database), s.Version, s.Opened, gatewaysText(s.Gateways))
@@ -126,7 +126,7 @@ func databaseText(d api.DatabaseStatus) string {
 	if d.Connected {
 		return "connected"
 	}
-	return "away: " + oneLine(d.Error)
+	return "away" // why is among the problems
 }
 
 func gatewaysText(gs []api.GatewayStatus) string {
@@ -162,7 +162,7 @@ func lagText(ms int64) string {
 	return fmt.Sprintf("%d ms", ms)
 }
 
-func oneLine(s string) string { return shorten(strings.Join(strings.Fields(s), " "), 120) }
+func oneLine(s string) string { return shorten(strings.Join(strings.Fields(s), " "), 160) }
 
 func shorten(s string, n int) string {
 	if len(s) <= n {
