@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/atollhq/atoll/internal/supervise"
 )
 
 // Superuser is the role that initdb creates.
@@ -40,7 +41,7 @@ type Server struct {
 
 	opts  Options
 	owner *syscall.Credential // nil when the caller is not root
-	proc  *process
+	proc  *supervise.Process  // nil: stopped
 }
 
 // defaults make a server that replicates logically and fits many of them on a small machine. Commits are durable:
@@ -165,8 +166,8 @@ func (s *Server) start(ctx context.Context) error {
 	cmd := exec.Command(s.opts.Binaries.Path("postgres"), args...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner, Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if s.proc, err = spawn(cmd); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner}
+	if s.proc, err = supervise.Start(cmd); err != nil {
 		return fmt.Errorf("start postgres: %w", err)
 	}
 	if err := s.awaitReady(ctx); err != nil {
@@ -189,7 +190,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 			return conn.Close(ctx)
 		}
 		select {
-		case <-s.proc.done:
+		case <-s.proc.Done:
 			return fmt.Errorf("postgres ended at start: %s", s.logTail())
 		case <-ctx.Done():
 			return fmt.Errorf("postgres on port %d does not answer: %w; its log ends: %s", s.Port, err, s.logTail())
@@ -233,7 +234,7 @@ func (s *Server) PID() int {
 	if s.proc == nil {
 		return 0
 	}
-	return s.proc.cmd.Process.Pid
+	return s.proc.PID()
 }
 
 // Stop ends the server in an orderly way, breaking connections ("fast").
@@ -252,11 +253,11 @@ func (s *Server) end(sig syscall.Signal) error {
 	if sig == syscall.SIGKILL {
 		return s.killAll()
 	}
-	if err := syscall.Kill(s.proc.cmd.Process.Pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(s.proc.PID(), sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("signal postgres: %w", err)
 	}
 	select {
-	case <-s.proc.done:
+	case <-s.proc.Done:
 		s.proc = nil
 		return nil
 	case <-time.After(30 * time.Second):
@@ -273,7 +274,7 @@ func (s *Server) killAll() error {
 	if err := s.signalAll(syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill postgres: %w", err)
 	}
-	<-s.proc.done
+	<-s.proc.Done
 	s.proc = nil
 	return nil
 }
@@ -290,7 +291,7 @@ func (s *Server) signalAll(sig syscall.Signal) error {
 	}
 	// The postmaster first: it makes no further children once it is stopped. Backends have process groups of their
 	// own, so each is signalled.
-	pid := s.proc.cmd.Process.Pid
+	pid := s.proc.PID()
 	if sig == syscall.SIGSTOP {
 		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err
@@ -324,28 +325,4 @@ func (s *Server) Restart(ctx context.Context) error {
 		return err
 	}
 	return s.start(ctx)
-}
-
-// process is a child that is waited for. The parent-death signal belongs to the thread that forks, so the thread
-// stays locked until the child has ended.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-}
-
-func spawn(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		_ = cmd.Wait() // how it ended is in its log; done says that it did
-		close(p.done)
-	}()
-	return p, <-started
 }

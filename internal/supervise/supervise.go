@@ -158,6 +158,9 @@ func (p *Process) Stop(grace time.Duration) {
 	}
 }
 
+// PID of the child, also after it has ended.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Err says how the child ended; nil while it runs.
 func (p *Process) Err() error {
 	p.mu.Lock()
