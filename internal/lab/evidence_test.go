@@ -104,6 +104,37 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 	}
 }
 
+// An applier gives its transactions the commit time of their origin; what counts here is when they arrived.
+func TestEvidence_TimesArrivals(t *testing.T) {
+	t.Parallel()
+	_, as := witnessed(t)
+	applier := as("lab_applier")
+	execSQL(t, applier, `SELECT pg_replication_origin_create('lab_' || current_database())`)
+	t.Cleanup(func() {
+		_, err := applier.Exec(context.Background(), `SELECT pg_replication_origin_session_reset(), pg_replication_origin_drop('lab_' || current_database())`)
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	execSQL(t, applier, `SELECT pg_replication_origin_session_setup('lab_' || current_database())`)
+	before := time.Now()
+	execSQL(t, applier, `BEGIN; SELECT pg_replication_origin_xact_setup('0/0', clock_timestamp() - interval '1 hour');
+		INSERT INTO seats VALUES (2, 'applied'); INSERT INTO atoll.bucket VALUES ('b', 'users', 5, 1, 'closed', 'h1'); COMMIT`)
+	var stamped time.Time
+	if err := applier.QueryRow(t.Context(), `SELECT pg_xact_commit_timestamp(xmin) FROM seats`).Scan(&stamped); err != nil || before.Sub(stamped) < time.Minute {
+		t.Fatalf("the commit is stamped %v, %v; this test needs the origin's time there", stamped, err)
+	}
+	e, err := readEvidence(t.Context(), applier, "a", testTables)
+	if err != nil || len(e.Changes) != 1 || len(e.Epochs) != 1 {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	for what, at := range map[string]time.Time{"change": e.Changes[0].At, "epoch row": e.Epochs[0].At} {
+		if at.Before(before.Add(-time.Second)) {
+			t.Errorf("the %s arrived at %v, by the witness at %v", what, before, at)
+		}
+	}
+}
+
 // The lab's buckets are the database's: the rule is written twice, independently.
 func TestBucketOf(t *testing.T) {
 	t.Parallel()
