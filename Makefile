@@ -12,7 +12,7 @@ export CGO_ENABLED ?= 0
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-tools: ## install PostgreSQL's server programs where they are missing
+tools: ## install PostgreSQL and a C compiler where they are missing
 	@bash scripts/install-tools
 
 build: ## build the binaries: bin/atoll, bin/tickets
