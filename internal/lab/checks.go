@@ -165,6 +165,9 @@ func CheckK6(ops []Operation) Check {
 	answers := 0
 	for i := range ops {
 		if ops[i].View != "" && ops[i].Gateway != "" {
+			if _, err := parseView(ops[i].View); err != nil {
+				c.found("gateway %s answered %s with a view that is none: %v", ops[i].Gateway, ops[i].ID, err)
+			}
 			byGateway[ops[i].Gateway] = append(byGateway[ops[i].Gateway], &ops[i])
 			answers++
 		}

@@ -121,6 +121,7 @@ func TestCheckK6(t *testing.T) {
 	want(t, CheckK6(good), "")
 	want(t, CheckK6(append(good, op("7", "a/g1", 9, 10, "1.9"))), "answered 7 with view 1.9 after it had answered 5 with view 2.1")
 	want(t, CheckK6([]Operation{op("1", "g", 0, 1, "1.10"), op("2", "g", 2, 3, "1.9")}), "view 1.9") // by number, not by text
+	want(t, CheckK6([]Operation{op("1", "g", 0, 1, "soon")}), "a view that is none")
 	if c := CheckK6(nil); c.Passed() {
 		t.Error("a check of nothing passes")
 	}

@@ -229,14 +229,6 @@ func (s *Server) exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// PID of the postmaster; 0 when stopped.
-func (s *Server) PID() int {
-	if s.proc == nil {
-		return 0
-	}
-	return s.proc.PID()
-}
-
 // Stop ends the server in an orderly way, breaking connections ("fast").
 func (s *Server) Stop() error { return s.end(syscall.SIGINT) }
 

@@ -188,10 +188,3 @@ func (c *copyIn) finish() error {
 	}
 	return c.s.commit(c.ctx, c.now.Position)
 }
-
-// InitialPlace is the copy of a source that has nothing to copy: it records where the stream begins.
-func InitialPlace(at change.Position, epochs change.Epochs) func(context.Context) (change.Copy, error) {
-	return func(context.Context) (change.Copy, error) {
-		return change.Copy{Done: true, Position: at, Epochs: epochs}, nil
-	}
-}

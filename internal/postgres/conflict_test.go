@@ -109,7 +109,7 @@ func TestApplyStops(t *testing.T) {
 		keyedTable("t", "id"), TableSpec{Schema: "public", Name: "nokey", Kind: topo.Home, Keyspace: "catalog", AppendOnly: true})
 	sink := b.apply(a.id)
 	ctx := context.Background()
-	if err := sink.Copy(ctx, InitialPlace(100, nil)); err != nil {
+	if err := sink.Copy(ctx, initialPlace(100, nil)); err != nil {
 		t.Fatal(err)
 	}
 	table := func(name string, columns ...string) *change.Table {
@@ -208,7 +208,7 @@ func TestCopyRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(a, b, "t")
-	if err := l.sink.Copy(ctx, InitialPlace(1, nil)); err == nil || !strings.Contains(err.Error(), "already") {
+	if err := l.sink.Copy(ctx, initialPlace(1, nil)); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Fatalf("second copy: %v", err)
 	}
 }

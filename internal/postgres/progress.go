@@ -20,9 +20,6 @@ func Marker(ctx context.Context, db queryer, site topo.SiteID, handover topo.Han
 	return all[0], true, nil
 }
 
-// Markers reads all markers in this database: its own and those that arrived, oldest first.
-func Markers(ctx context.Context, db queryer) ([]change.Marker, error) { return markers(ctx, db, "") }
-
 func markers(ctx context.Context, db queryer, where string, args ...any) ([]change.Marker, error) {
 	rows, err := db.Query(ctx, "SELECT site, handover, kind, keyspace, buckets, vector FROM atoll.marker "+where+" ORDER BY written_at", args...)
 	if err != nil {

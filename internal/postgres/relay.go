@@ -120,28 +120,3 @@ func (r *Relay) withLocked(ctx context.Context, f func(*pgx.Conn) error) error {
 	}
 	return err
 }
-
-// Relayed reads what is kept of an origin beyond a position, in order.
-func (r *Relay) Relayed(ctx context.Context, origin topo.SiteID, from change.Position) ([]change.Tx, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []change.Tx
-	err := r.withLocked(ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT body FROM atoll.relay WHERE origin = $1 AND position > $2 ORDER BY position, part`, string(origin), int64(from))
-		if err != nil {
-			return err
-		}
-		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (change.Tx, error) {
-			var body []byte
-			if err := row.Scan(&body); err != nil {
-				return change.Tx{}, err
-			}
-			return change.DecodeTx(body)
-		})
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read what is kept of site %s: %w", origin, err)
-	}
-	return out, nil
-}

@@ -1,13 +1,18 @@
 package postgres
 
 import (
+	"context"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/atollhq/atoll/internal/change"
 	"github.com/atollhq/atoll/internal/pgserver"
+	"github.com/atollhq/atoll/topo"
 )
 
 func TestRelay_KeepsInOrderUntilTrimmed(t *testing.T) {
@@ -32,17 +37,17 @@ func TestRelay_KeepsInOrderUntilTrimmed(t *testing.T) {
 			}
 		}
 	}
-	got, err := r.Relayed(ctx, "b", 0)
+	got, err := relayed(ctx, r, "b", 0)
 	if err != nil || !reflect.DeepEqual(got, all) {
 		t.Fatalf("kept %+v, %v\nwant %+v", got, err, all)
 	}
-	if got, err := r.Relayed(ctx, "c", 0); err != nil || len(got) != 0 {
+	if got, err := relayed(ctx, r, "c", 0); err != nil || len(got) != 0 {
 		t.Errorf("of another origin: %v, %v", got, err)
 	}
 	if err := r.Trim(ctx, "b", 20); err != nil {
 		t.Fatal(err)
 	}
-	if got, err = r.Relayed(ctx, "b", 0); err != nil || !reflect.DeepEqual(got, all[4:]) {
+	if got, err = relayed(ctx, r, "b", 0); err != nil || !reflect.DeepEqual(got, all[4:]) {
 		t.Errorf("after trimming: %+v, %v", got, err)
 	}
 	if err := r.Keep(ctx, []change.Tx{tx(40, "part 2", false, true)}); err == nil || !strings.Contains(err.Error(), "without the parts before it") {
@@ -50,4 +55,29 @@ func TestRelay_KeepsInOrderUntilTrimmed(t *testing.T) {
 	}
 	s.exec(s.adminDSN, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'atoll relay of a' AND datname = current_database()")
 	waitUntil(t, "the relay connects again", func() bool { return r.Trim(ctx, "b", 30) == nil })
+}
+
+// relayed reads what is kept of an origin beyond a position, in order.
+func relayed(ctx context.Context, r *Relay, origin topo.SiteID, from change.Position) ([]change.Tx, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []change.Tx
+	err := r.withLocked(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT body FROM atoll.relay WHERE origin = $1 AND position > $2 ORDER BY position, part`, string(origin), int64(from))
+		if err != nil {
+			return err
+		}
+		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (change.Tx, error) {
+			var body []byte
+			if err := row.Scan(&body); err != nil {
+				return change.Tx{}, err
+			}
+			return change.DecodeTx(body)
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what is kept of site %s: %w", origin, err)
+	}
+	return out, nil
 }

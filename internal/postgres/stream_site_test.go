@@ -200,7 +200,7 @@ func (l *streamLink) place(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return l.sink.Copy(ctx, InitialPlace(at, nil))
+		return l.sink.Copy(ctx, initialPlace(at, nil))
 	}
 	pieces := make(chan change.Copy)
 	g, ctx := errgroup.WithContext(ctx)
@@ -396,4 +396,11 @@ func equal(a, b *streamSite, tables ...string) {
 // keyedTable declares a table of keyspace users.
 func keyedTable(name, key string) TableSpec {
 	return TableSpec{Schema: "public", Name: name, Kind: topo.Keyed, Keyspace: "users", Key: key}
+}
+
+// initialPlace is the copy of a source that has nothing to copy: it records where the stream begins.
+func initialPlace(at change.Position, epochs change.Epochs) func(context.Context) (change.Copy, error) {
+	return func(context.Context) (change.Copy, error) {
+		return change.Copy{Done: true, Position: at, Epochs: epochs}, nil
+	}
 }
