@@ -30,12 +30,14 @@ const (
 	Moving BucketState = "moving"
 )
 
-// Cut ends an epoch whose owner died: changes of From at or before Position are ordinary, later ones are stale (I5).
-// It stays in the document until every site has passed it.
+// Cut ends an epoch whose owner died: changes of From at this epoch or an earlier one, beyond Position in From's
+// stream, are stale (I5); those at or before it are ordinary. It stays in the document until From is back and its tail
+// is settled; until then From is not eligible as an owner.
 type Cut struct {
-	From     SiteID `json:"from"`
-	Epoch    Epoch  `json:"epoch"`
-	Position uint64 `json:"position"`
+	From     SiteID     `json:"from"`
+	Epoch    Epoch      `json:"epoch"`
+	Position uint64     `json:"position"`
+	Handover HandoverID `json:"handover"` // the failover
 }
 
 // Range is a run of neighbouring buckets with the same owner, epoch and state.
@@ -137,6 +139,8 @@ func (p Placement) validate() error {
 			return fmt.Errorf("range %d-%d is moving without a handover or target", r.First, r.Last)
 		case r.State != Open && r.State != Moving:
 			return fmt.Errorf("range %d-%d has unknown state %q", r.First, r.Last, r.State)
+		case r.Cut != nil && (r.Cut.From == "" || r.Cut.Handover == "" || r.Cut.Epoch == 0 || r.Cut.Epoch >= r.Epoch):
+			return fmt.Errorf("range %d-%d at epoch %d has a cut that makes no sense: %+v", r.First, r.Last, r.Epoch, *r.Cut)
 		}
 		next = int(r.Last) + 1
 	}

@@ -10,6 +10,10 @@
 //	POST /v1/switches                SwitchRequest → SwitchAnswer
 //	GET  /v1/handovers?limit=N       HandoverList, newest first
 //	GET  /v1/handovers/ID?wait=30s   Handover; waits until it is over, at most that long
+//	POST /v1/failovers               FailoverRequest → FailoverAnswer; at the agent of the site that takes over
+//	GET  /v1/explain?site=NAME       Explanation: why there was a failover, or none
+//	GET  /v1/conflicts?limit=N…      ConflictList of this agent's database, newest first
+//	GET  /v1/conflicts/ID            Conflict
 //	POST /v1/site/ready              ReadyRequest → ReadyAnswer
 //	POST /v1/site/settled            SettleRequest → SettleAnswer
 //	POST /v1/site/close              CloseRequest → CloseAnswer
@@ -129,6 +133,7 @@ type Handover struct {
 	Reasons  []string         `json:"reasons,omitempty"`
 	Steps    []Step           `json:"steps"`
 	Pause    *Pause           `json:"pause,omitempty"`
+	Failover *Failover        `json:"failover,omitempty"` // kind "failover"
 }
 
 // Over tells whether it has ended.

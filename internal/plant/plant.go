@@ -14,6 +14,12 @@ func Planted() []string {
 		{"marker-skipped", MarkerSkipped},
 		{"early-release", EarlyRelease},
 		{"wait-out-removed", WaitOutRemoved},
+		{"epoch-ignored", EpochIgnored},
+		{"takeover-unconditional", TakeoverUnconditional},
+		{"lease-relative", LeaseRelative},
+		{"dropped-conflict", DroppedConflict},
+		{"tail-unsettled", TailUnsettled},
+		{"open-before-applier-idle", OpenBeforeApplierIdle},
 	} {
 		if p.on {
 			out = append(out, p.name)

@@ -64,7 +64,21 @@ CREATE TABLE atoll.progress (
     origin       text PRIMARY KEY,
     position     bigint NOT NULL,
     committed_at timestamptz,                 -- commit time at the origin of what was applied last
-    applied_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+    applied_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    halted       text NOT NULL DEFAULT '',    -- a failover from the origin for which nothing more of it is applied
+    cuts         int NOT NULL DEFAULT 0       -- counts changes of atoll.cut for the origin; an applier that knows another number reads them again
+);
+
+-- Where the epochs of a lost owner end for this site: what the origin committed under such an epoch or an earlier one,
+-- beyond the position, is stale (I5). Its progress row is locked by whoever writes here.
+CREATE TABLE atoll.cut (
+    origin   text NOT NULL,
+    keyspace text NOT NULL,
+    bucket   int NOT NULL,
+    epoch    bigint NOT NULL,
+    position bigint NOT NULL,
+    handover text NOT NULL,
+    PRIMARY KEY (origin, keyspace, bucket)
 );
 
 -- What a site keeps of each origin's applied changes until every site has them.
@@ -90,6 +104,8 @@ CREATE TABLE atoll.conflict (
     epoch       bigint,
     local_row   jsonb,
     remote_row  jsonb,
+    handover    text NOT NULL DEFAULT '',     -- the failover whose tail the remote version is of; then kind is stale_insert, stale_update or stale_delete
+    decided_xid bigint,                       -- this database's transaction that decided
     decision    text NOT NULL                 -- applied | kept | logged
 );
 

@@ -126,7 +126,7 @@ func (c *checker) site(id topo.SiteID, s *Site) {
 		c.optionalAddress(s.Store.ListenPeer, here("store", "listen_peer")...)
 	}
 	if s.Witness {
-		for key, set := range map[string]bool{"agent": s.Agent != nil, "gateways": len(s.Gateways) > 0,
+		for key, set := range map[string]bool{"agent": s.Agent != nil, "standby_agent": s.Standby != nil, "gateways": len(s.Gateways) > 0,
 			"database": s.Database != nil, "upstreams": len(s.Upstreams) > 0} {
 			if set {
 				c.add(here(key), "a witness only votes: leave store: alone, or drop witness: true", "witness %s has %s", id, key)
@@ -140,8 +140,10 @@ func (c *checker) site(id topo.SiteID, s *Site) {
 	if s.Agent == nil {
 		c.add(here(), "add agent: with api: and link: addresses", "site %s has no agent", id)
 	} else {
-		c.address(s.Agent.API, here("agent", "api")...)
-		c.address(s.Agent.Link, here("agent", "link")...)
+		c.agent(s.Agent, here("agent"))
+	}
+	if s.Standby != nil {
+		c.agent(s.Standby, here("standby_agent"))
 	}
 	c.database(id, s.Database, here)
 	if len(s.Gateways) == 0 {
@@ -160,6 +162,16 @@ func (c *checker) site(id topo.SiteID, s *Site) {
 		if c.Sites[other] == nil {
 			c.add(here("reach", string(other)), suggest(string(other), names(c.Sites)), "reach names %q, which is not a site", other)
 		}
+	}
+}
+
+func (c *checker) agent(a *AgentAddr, at []any) {
+	under := func(key string) []any { return append(slices.Clone(at), key) }
+	c.address(a.API, under("api")...)
+	c.address(a.Link, under("link")...)
+	c.optionalAddress(a.Admin, under("admin")...)
+	if a.Admin != "" && !loopback(a.Admin) {
+		c.add(under("admin"), "use 127.0.0.1:PORT", "admin %q is not a loopback address; it has no authentication", a.Admin)
 	}
 }
 
@@ -371,11 +383,21 @@ func (c *checker) policies() {
 		{"lease", "duration", p.Lease.Duration}, {"lease", "w", p.Lease.W}, {"lease", "margin", p.Lease.Margin},
 		{"switch", "max_lag", p.Switch.MaxLag}, {"switch", "drain_bound", p.Switch.DrainBound},
 		{"switch", "fence_bound", p.Switch.FenceBound}, {"switch", "catch_bound", p.Switch.CatchBound},
+		{"failover", "max_loss", p.Failover.MaxLoss}, {"failover", "veto_bound", p.Failover.VetoBound},
 		{"hold", "max_time", p.Hold.MaxTime}, {"store", "heartbeat", p.Store.Heartbeat}, {"store", "election", p.Store.Election},
 	} {
 		if d.value < 0 {
 			c.add(at("policies", d.group, d.key), "", "%s is negative", d.key)
 		}
+	}
+	if q := p.Failover.QuietTime; q != nil && *q < 0 {
+		c.add(at("policies", "failover", "quiet_time"), "0s switches the rule off", "quiet_time is negative")
+	}
+	if p.Failover.PerHour < 0 {
+		c.add(at("policies", "failover", "per_hour"), "", "per_hour is negative")
+	}
+	if modes := []string{FailoverAutomatic, FailoverObserve, FailoverManual}; p.Failover.Mode != "" && !slices.Contains(modes, p.Failover.Mode) {
+		c.add(at("policies", "failover", "mode"), "write automatic, observe or manual", "failover mode %q does not exist", p.Failover.Mode)
 	}
 	s := *c.Spec
 	s.setPolicyDefaults()

@@ -46,6 +46,14 @@ func (s *Spec) setPolicyDefaults() {
 	orDefault(&p.Switch.DrainBound, time.Second)
 	orDefault(&p.Switch.FenceBound, 5*time.Second)
 	orDefault(&p.Switch.CatchBound, 10*time.Second)
+	orDefault(&p.Failover.Mode, FailoverObserve)
+	if p.Failover.QuietTime == nil {
+		quiet := 10 * time.Minute
+		p.Failover.QuietTime = &quiet
+	}
+	orDefault(&p.Failover.MaxLoss, 30*time.Second)
+	orDefault(&p.Failover.PerHour, 3)
+	orDefault(&p.Failover.VetoBound, 3*p.Lease.Duration)
 	orDefault(&p.Hold.MaxTime, 15*time.Second)
 	orDefault(&p.Hold.MaxPerBucket, 1000)
 	orDefault(&p.Hold.MaxRequests, 10000)

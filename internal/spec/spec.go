@@ -34,7 +34,8 @@ type Site struct {
 	Witness   bool                `yaml:"witness,omitempty" json:"witness,omitempty"`
 	Store     *StoreAddr          `yaml:"store,omitempty" json:"store,omitempty"`
 	Agent     *AgentAddr          `yaml:"agent,omitempty" json:"agent,omitempty"`
-	Gateways  map[string]*Gateway `yaml:"gateways,omitempty" json:"gateways,omitempty"` // by name
+	Standby   *AgentAddr          `yaml:"standby_agent,omitempty" json:"standby_agent,omitempty"` // a second agent of the site; which of the two is active, the lease says
+	Gateways  map[string]*Gateway `yaml:"gateways,omitempty" json:"gateways,omitempty"`           // by name
 	Database  *Database           `yaml:"database,omitempty" json:"database,omitempty"`
 	Upstreams map[string]string   `yaml:"upstreams,omitempty" json:"upstreams,omitempty"` // name → base URL of the application at this site
 	// Reach overrides how this site's processes reach another site, where that is not the advertised address
@@ -51,10 +52,11 @@ type StoreAddr struct {
 	ListenPeer   string `yaml:"listen_peer,omitempty" json:"listen_peer,omitempty"`     // ip:port, default: Peer
 }
 
-// AgentAddr is where a site's agent listens; both mTLS.
+// AgentAddr is where a site's agent listens; API and Link with mTLS.
 type AgentAddr struct {
-	API  string `yaml:"api" json:"api"`   // host:port: operators, gateways, other agents
-	Link string `yaml:"link" json:"link"` // host:port: other agents' links
+	API   string `yaml:"api" json:"api"`                         // host:port: operators, gateways, other agents
+	Link  string `yaml:"link" json:"link"`                       // host:port: other agents' links
+	Admin string `yaml:"admin,omitempty" json:"admin,omitempty"` // loopback ip:port without TLS: the status page, read only
 }
 
 // Gateway is where one gateway listens.
@@ -85,6 +87,8 @@ type Reach struct {
 	StoreClient string            `yaml:"store_client,omitempty" json:"store_client,omitempty"`
 	AgentAPI    string            `yaml:"agent_api,omitempty" json:"agent_api,omitempty"`
 	Link        string            `yaml:"link,omitempty" json:"link,omitempty"`
+	StandbyAPI  string            `yaml:"standby_api,omitempty" json:"standby_api,omitempty"`
+	StandbyLink string            `yaml:"standby_link,omitempty" json:"standby_link,omitempty"`
 	Gateways    map[string]string `yaml:"gateways,omitempty" json:"gateways,omitempty"`
 }
 
@@ -125,10 +129,27 @@ type Match struct {
 
 // Policies bound waiting; every field has a default.
 type Policies struct {
-	Lease  LeasePolicy  `yaml:"lease,omitempty" json:"lease,omitempty"`
-	Switch SwitchPolicy `yaml:"switch,omitempty" json:"switch,omitempty"`
-	Hold   HoldPolicy   `yaml:"hold,omitempty" json:"hold,omitempty"`
-	Store  StorePolicy  `yaml:"store,omitempty" json:"store,omitempty"`
+	Lease    LeasePolicy    `yaml:"lease,omitempty" json:"lease,omitempty"`
+	Switch   SwitchPolicy   `yaml:"switch,omitempty" json:"switch,omitempty"`
+	Failover FailoverPolicy `yaml:"failover,omitempty" json:"failover,omitempty"`
+	Hold     HoldPolicy     `yaml:"hold,omitempty" json:"hold,omitempty"`
+	Store    StorePolicy    `yaml:"store,omitempty" json:"store,omitempty"`
+}
+
+// The modes of a failover.
+const (
+	FailoverAutomatic = "automatic" // a lost site is taken over
+	FailoverObserve   = "observe"   // what would be done is said, and not done
+	FailoverManual    = "manual"    // operators only
+)
+
+// FailoverPolicy says when another site takes over from one that is lost, and when it does not by itself.
+type FailoverPolicy struct {
+	Mode      string         `yaml:"mode,omitempty" json:"mode,omitempty"`             // automatic, observe (default) or manual
+	QuietTime *time.Duration `yaml:"quiet_time,omitempty" json:"quiet_time,omitempty"` // no automatic failover of a bucket so soon after its last; default 10m, 0 is off
+	MaxLoss   time.Duration  `yaml:"max_loss,omitempty" json:"max_loss,omitempty"`     // automatic only if at most so much of the lost site's time is missing, as estimated; default 30s
+	PerHour   int            `yaml:"per_hour,omitempty" json:"per_hour,omitempty"`     // automatic failovers in any hour, in the whole deployment; default 3
+	VetoBound time.Duration  `yaml:"veto_bound,omitempty" json:"veto_bound,omitempty"` // a site that says over its link that it serves puts a failover off for at most this long; default 3 leases
 }
 
 // LeasePolicy: D and W of docs/ownership.

@@ -19,7 +19,16 @@ import (
 type Change struct {
 	Ownership *OwnershipChange
 	Handover  *HandoverChange
+	Lease     *LeaseChange
 	Audit     string // written if not empty
+}
+
+// LeaseChange replaces a site's lease of revision Expect by Next: how a failover revokes it, so that a renewal in flight
+// fails.
+type LeaseChange struct {
+	Site   topo.SiteID
+	Expect Revision
+	Next   Lease
 }
 
 // OwnershipChange replaces the document of revision Expect by Next.
@@ -72,6 +81,18 @@ func (c *Client) Commit(ctx context.Context, ch Change) (Revision, error) {
 			return 0, fmt.Errorf("store: commit: handover %s: body is not JSON", h.ID)
 		}
 		if err := w.put(c.keys.handover(h.ID), h.Expect, h.Body); err != nil {
+			return 0, err
+		}
+	}
+	if l := ch.Lease; l != nil {
+		if err := topo.CheckName(string(l.Site)); err != nil {
+			return 0, fmt.Errorf("store: commit: site %w", err)
+		}
+		body, err := l.Next.encode()
+		if err != nil {
+			return 0, fmt.Errorf("store: commit: lease of %s: %w", l.Site, err)
+		}
+		if err := w.put(c.keys.site(l.Site), l.Expect, body); err != nil {
 			return 0, err
 		}
 	}
