@@ -194,8 +194,11 @@ func (o Ownership) sealed() Ownership {
 }
 
 // StartMove claims open buckets for a handover to target. It refuses buckets that move already (handovers never
-// overlap), that target owns, or that do not exist.
+// overlap), that target owns, or that do not exist; and a target whose tail is not settled.
 func (o Ownership) StartMove(ks KeyspaceID, buckets Spans, id HandoverID, target SiteID) (Ownership, error) {
+	if lost := o.Unsettled(target); lost != "" {
+		return o, fmt.Errorf("site %s is returning from failover %s: its tail is not settled", target, lost)
+	}
 	return o.change(ks, buckets, func(r Range) (Range, error) {
 		switch {
 		case r.State != Open:
