@@ -80,10 +80,10 @@ func TestCheckK1(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			want(t, CheckK1(test.s.e), test.violation)
+			want(t, CheckK1(test.s.e, nil), test.violation)
 		})
 	}
-	if c := CheckK1(Evidence{}); c.Passed() {
+	if c := CheckK1(Evidence{}, nil); c.Passed() {
 		t.Error("a check of nothing passes")
 	}
 }
@@ -200,10 +200,10 @@ func TestCheckK3(t *testing.T) {
 			t.Parallel()
 			a, b := aShop("a"), aShop("b")
 			ops := test.spoil(aHistory(), &b)
-			want(t, CheckK3(ops, []Shop{a, b}), test.violation)
+			want(t, CheckK3(ops, []Shop{a, b}, nil), test.violation)
 		})
 	}
-	if c := CheckK3(nil, []Shop{aShop("a")}); c.Passed() {
+	if c := CheckK3(nil, []Shop{aShop("a")}, nil); c.Passed() {
 		t.Error("a check of nothing passes")
 	}
 }
@@ -211,21 +211,21 @@ func TestCheckK3(t *testing.T) {
 func TestCheckSeats(t *testing.T) {
 	t.Parallel()
 	good := aShop("a")
-	c, twice := CheckSeats([]Shop{good})
+	c, twice := CheckSeats([]Shop{good}, nil)
 	want(t, c, "")
 	if twice != 0 {
 		t.Errorf("%d seats sold twice", twice)
 	}
 	bad := aShop("a")
 	bad.Orders["o7"] = Order{ID: "o7", Customer: "bob", Number: 1, Seat: "s1", Status: "confirmed", Payments: 1}
-	c, twice = CheckSeats([]Shop{good, bad})
+	c, twice = CheckSeats([]Shop{good, bad}, nil)
 	want(t, c, "seat s1 is sold to the orders [o1 o7]")
 	if twice != 1 {
 		t.Errorf("%d seats sold twice, want 1", twice)
 	}
 	unsold := aShop("b")
 	unsold.Sold = map[string]string{"s5": "o9"}
-	c, _ = CheckSeats([]Shop{unsold})
+	c, _ = CheckSeats([]Shop{unsold}, nil)
 	want(t, c, "the catalogue has it sold to")
 }
 
