@@ -160,7 +160,25 @@ func fencedDatabase(t *testing.T) (*postgres.Fence, *pgx.Conn) {
 	ctx := context.Background()
 	srv := pgserver.Shared(t)
 	db := srv.Database(t)
-	agent, app := db+"_agt", db+"_app"
+	agent, app := prepare(t, srv, db)
+	fence, err := postgres.OpenFence(ctx, srv.DSN(agent, db), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fence.Close)
+	conn, err := pgx.Connect(ctx, srv.DSN(app, db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(ctx) })
+	return fence, conn
+}
+
+// prepare puts a table and its fence into a database, and returns the roles of agent and application.
+func prepare(t *testing.T, srv *pgserver.Server, db string) (agent, app string) {
+	t.Helper()
+	ctx := context.Background()
+	agent, app = db+"_agt", db+"_app"
 	admin, err := pgx.Connect(ctx, srv.DSN(pgserver.Superuser, db))
 	if err != nil {
 		t.Fatal(err)
@@ -181,17 +199,7 @@ func fencedDatabase(t *testing.T) (*postgres.Fence, *pgx.Conn) {
 	if err := postgres.Apply(ctx, srv.DSN(pgserver.Superuser, db), plan, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
-	fence, err := postgres.OpenFence(ctx, srv.DSN(agent, db), "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(fence.Close)
-	conn, err := pgx.Connect(ctx, srv.DSN(app, db))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(ctx) })
-	return fence, conn
+	return agent, app
 }
 
 func freeAddr(t *testing.T) string {
