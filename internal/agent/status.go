@@ -194,7 +194,9 @@ func problems(st api.Status) []string {
 			add("site %s: %s", s.Site, s.Error)
 			continue
 		}
-		if !s.Lease.Live {
+		if s.Keeper != nil && s.Keeper.Doing == "standby" {
+			add("site %s: the agent that answers stands by, and no active one does", s.Site)
+		} else if !s.Lease.Live {
 			add("site %s: its lease is not in force, it accepts no writes", s.Site)
 		}
 		if s.Database.Error != "" {
