@@ -26,6 +26,8 @@ type ServerConfig struct {
 	Local      Site // this site's part in switches
 	Status     func(ctx context.Context, self bool) api.Status
 	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not
+	Conflicts  ConflictLog
+	Page       http.Handler // the status page, for operators' browsers; serves what PagePaths names
 	Logger     *slog.Logger
 }
 
@@ -95,6 +97,11 @@ func (s *Server) handler() http.Handler {
 	add("POST /v1/switches", operators, s.startSwitch)
 	add("GET /v1/handovers", anybody, s.handovers)
 	add("GET /v1/handovers/{id}", anybody, s.handover)
+	add("GET /v1/conflicts", operators, s.conflicts)
+	add("GET /v1/conflicts/{id}", operators, s.conflict)
+	for _, path := range PagePaths {
+		add("GET "+path, operators, s.page)
+	}
 	local := s.cfg.Local
 	add("POST /v1/site/ready", sites, step(s, local.Ready))
 	add("POST /v1/site/settled", sites, step(s, local.Settled))
@@ -140,6 +147,14 @@ func step[Request, Answer any](s *Server, do func(context.Context, Request) (Ans
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
 	return write(w, http.StatusOK, s.cfg.Status(r.Context(), r.URL.Query().Has("self")))
+}
+
+// PagePaths are the paths of the status page.
+var PagePaths = []string{"/{$}", "/events", "/status.json", "/assets/"}
+
+func (s *Server) page(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
+	s.cfg.Page.ServeHTTP(w, r)
+	return nil
 }
 
 func (s *Server) startSwitch(w http.ResponseWriter, r *http.Request, peer pki.Peer) error {
