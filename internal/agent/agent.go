@@ -27,6 +27,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/control"
+	"github.com/atollhq/atoll/internal/dashboard"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/spec"
@@ -55,6 +56,7 @@ type agent struct {
 	store       *store.Client
 	hub         *control.Hub
 	controller  *control.Controller
+	page        *dashboard.Page
 	remote      map[topo.SiteID]*api.Client
 	log         *slog.Logger
 
@@ -112,6 +114,7 @@ func (a *agent) run(ctx context.Context, apiListener, linkListener net.Listener)
 	outer.Go(func() error { return a.server().Serve(outerCtx, apiListener) })
 	outer.Go(func() error { return a.controller.Run(outerCtx) })
 	outer.Go(func() error { return a.watchStore(outerCtx) })
+	outer.Go(func() error { return a.servePage(outerCtx, a.cfg.Spec.Sites[a.site].Agent.Admin) })
 	if a.cfg.Ready != nil {
 		a.cfg.Ready()
 	}
@@ -145,6 +148,7 @@ func newAgent(cfg Config) (*agent, error) {
 	}
 	a := &agent{cfg: cfg, site: cfg.Site, tables: Tables(cfg.Spec), incarnation: uuid.NewString(), since: time.Now(),
 		hub: control.NewHub(), remote: map[topo.SiteID]*api.Client{}, log: cfg.Log.With("site", cfg.Site)}
+	a.page = dashboard.New(dashboard.Config{Status: a.status, Logger: a.log})
 	return a, nil
 }
 
@@ -162,7 +166,7 @@ func (a *agent) connect() {
 func (a *agent) server() *control.Server {
 	return control.NewServer(control.ServerConfig{
 		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a},
-		Status: a.status, Deadline: a.deadline, Logger: a.log,
+		Status: a.status, Deadline: a.deadline, Conflicts: conflictLog{a.cfg.DSN}, Page: a.page, Logger: a.log,
 	})
 }
 

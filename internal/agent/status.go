@@ -67,6 +67,7 @@ func askStatus(ctx context.Context, site topo.SiteID, client *api.Client) api.Si
 // selfStatus is this site's own.
 func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 	s := api.SiteStatus{Site: a.site, Agent: a.incarnation, Since: a.since.UTC(), Gateways: a.hub.Gateways()}
+	s.Lease.DurationMS = a.cfg.Spec.Policies.Lease.Duration.Milliseconds()
 	if o, ok := a.hub.Ownership(); ok {
 		s.Version = o.Version
 	}
@@ -76,7 +77,7 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 		return s
 	}
 	if deadline, live := db.keeper.Deadline(); live {
-		s.Lease = api.LeaseStatus{Live: true, RemainingMS: time.Until(deadline).Milliseconds()}
+		s.Lease.Live, s.Lease.RemainingMS = true, time.Until(deadline).Milliseconds()
 	}
 	s.Opened = db.keeper.OpenedVersion()
 	ctx, cancel := context.WithTimeout(ctx, askBound/2)
@@ -143,6 +144,25 @@ func ownershipStatus(o topo.Ownership) *api.OwnershipStatus {
 		slices.SortFunc(k.Moving, func(a, b api.MovingStatus) int { return strings.Compare(string(a.Handover), string(b.Handover)) })
 		out.Keyspaces = append(out.Keyspaces, k)
 	}
+	out.Unsettled = unsettled(o)
+	return out
+}
+
+// unsettled lists the failovers whose lost site is not settled, with who owns now what was taken.
+func unsettled(o topo.Ownership) []api.UnsettledStatus {
+	var out []api.UnsettledStatus
+	for _, c := range o.Cuts() {
+		cut := c.Range.Cut
+		same := func(u api.UnsettledStatus) bool {
+			return u.Handover == cut.Handover && u.Site == cut.From && u.Owner == c.Range.Owner
+		}
+		i := slices.IndexFunc(out, same)
+		if i < 0 {
+			i = len(out)
+			out = append(out, api.UnsettledStatus{Handover: cut.Handover, Site: cut.From, Owner: c.Range.Owner, Position: cut.Position})
+		}
+		out[i].Buckets += int(c.Range.Last) - int(c.Range.First) + 1
+	}
 	return out
 }
 
@@ -160,6 +180,11 @@ func problems(st api.Status) []string {
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if st.Ownership == nil {
 		add("the ownership document is not known yet")
+	} else {
+		for _, u := range st.Ownership.Unsettled {
+			add("site %s was lost in failover %s and has not returned as an equal: %s owns %d bucket(s) of it, and what %s committed beyond the cut is not decided yet",
+				u.Site, u.Handover, u.Owner, u.Buckets, u.Site)
+		}
 	}
 	for _, s := range st.Sites {
 		if s.Error != "" {
@@ -173,7 +198,10 @@ func problems(st api.Status) []string {
 			add("site %s: database: %s", s.Site, s.Database.Error)
 		}
 		for _, l := range s.Links {
-			if !l.Connected && l.Target == s.Site {
+			switch {
+			case l.Halted != "":
+				add("site %s applies nothing more of %s, for failover %s", s.Site, l.Origin, l.Halted)
+			case !l.Connected && l.Target == s.Site:
 				add("site %s: no changes come from %s (%s): %s", s.Site, l.Origin, l.State, orNone(l.Error))
 			}
 		}

@@ -27,7 +27,7 @@ type ServerConfig struct {
 	Status     func(ctx context.Context, self bool) api.Status
 	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not
 	Conflicts  ConflictLog
-	Page       http.Handler // the status page, for operators' browsers; serves what PagePaths names
+	Page       http.Handler // the status page, for operators' browsers; served at pagePaths; nil: none
 	Logger     *slog.Logger
 }
 
@@ -99,8 +99,10 @@ func (s *Server) handler() http.Handler {
 	add("GET /v1/handovers/{id}", anybody, s.handover)
 	add("GET /v1/conflicts", operators, s.conflicts)
 	add("GET /v1/conflicts/{id}", operators, s.conflict)
-	for _, path := range PagePaths {
-		add("GET "+path, operators, s.page)
+	if s.cfg.Page != nil {
+		for _, path := range pagePaths {
+			add("GET "+path, operators, s.page)
+		}
 	}
 	local := s.cfg.Local
 	add("POST /v1/site/ready", sites, step(s, local.Ready))
@@ -149,8 +151,8 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request, _ pki.Peer) erro
 	return write(w, http.StatusOK, s.cfg.Status(r.Context(), r.URL.Query().Has("self")))
 }
 
-// PagePaths are the paths of the status page.
-var PagePaths = []string{"/{$}", "/events", "/status.json", "/assets/"}
+// pagePaths are the paths of the status page.
+var pagePaths = []string{"/{$}", "/events", "/status.json", "/assets/"}
 
 func (s *Server) page(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
 	s.cfg.Page.ServeHTTP(w, r)
