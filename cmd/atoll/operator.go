@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/atollhq/atoll/internal/agent"
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/spec"
@@ -50,43 +51,24 @@ func (o *operator) client(ctx context.Context, s *spec.Spec) (*api.Client, error
 	return nil, fmt.Errorf("no agent answers; is `atoll up` running?\n%w", errors.Join(failures...))
 }
 
-// agentOf finds the agent of a site: of two, the one that keeps the lease, else one that answers. The caller closes it.
+// agentOf finds the agents of a site; of two, every call goes to the active one, else to one that answers. The caller
+// closes it.
 func (o *operator) agentOf(ctx context.Context, s *spec.Spec, site topo.SiteID) (*api.Client, error) {
 	id, err := o.identity(s)
 	if err != nil {
 		return nil, err
 	}
-	addrs := []string{s.Sites[site].Agent.API}
-	if standby := s.Sites[site].Standby; standby != nil {
-		addrs = append(addrs, standby.API)
+	c := api.NewSiteClient(agent.APIAddrs(s, site, site), id.ClientTLS(site), nil)
+	try, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if _, err = c.ActiveStatus(try); err != nil && try.Err() == nil {
+		_, err = c.Status(try, true)
 	}
-	var answers *api.Client
-	var failures []error
-	for _, addr := range addrs {
-		c := api.NewClient(addr, id.ClientTLS(site), nil)
-		try, cancel := context.WithTimeout(ctx, 3*time.Second)
-		st, err := c.Status(try, true)
-		cancel()
-		active := err == nil && len(st.Sites) == 1 && st.Sites[0].Lease.Live
-		switch {
-		case err != nil:
-			c.Close()
-			failures = append(failures, fmt.Errorf("site %s: %w", site, err))
-		case active || answers == nil:
-			if answers != nil {
-				answers.Close()
-			}
-			if answers = c; active {
-				return c, nil
-			}
-		default:
-			c.Close()
-		}
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("site %s: %w", site, err)
 	}
-	if answers == nil {
-		return nil, errors.Join(failures...)
-	}
-	return answers, nil
+	return c, nil
 }
 
 // reached is a site's agent, or why it was not reached.

@@ -9,11 +9,11 @@ import (
 )
 
 // servePage serves the status page to this machine, without TLS, where the spec wants it; else there is nothing to do.
-func (a *agent) servePage(ctx context.Context, addr string) error {
-	if addr == "" {
+func (a *agent) servePage(ctx context.Context) error {
+	if a.addr.Admin == "" {
 		return nil
 	}
-	ln, err := listen(ctx, "admin", addr)
+	ln, err := listen(ctx, "admin", a.addr.Admin)
 	if err != nil {
 		return err
 	}

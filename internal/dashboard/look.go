@@ -141,6 +141,10 @@ func (v viewer) site(s api.SiteStatus) siteCard {
 		return card
 	case v.returning(s.Site):
 		card.State, card.Tone = "returning", "warn"
+	case s.Keeper != nil && s.Keeper.Rebuild:
+		card.State, card.Tone = "to be rebuilt", "warn"
+	case s.Standby && !s.Lease.Live:
+		card.State, card.Tone = "no active agent", "bad"
 	case s.Lease.Live && s.Database.Connected:
 		card.State, card.Tone = "serving", "good"
 	default:
