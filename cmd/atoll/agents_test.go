@@ -110,7 +110,7 @@ func TestStatusText(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	wantText(t, out, "! site a: it is lost\ufffd[31m", "RETURNING", "0/16B3748", "halted for f1", "1 of catalog, 612 of users", "a → b", "open after 4.2 s", "by an operator; estimated loss 310 ms", "held 180 ms")
+	wantText(t, out, "! site a: it is lost\ufffd[31m", "LOST", "0/16B3748", "halted for f1", "1 of catalog, 612 of users", "a → b", "open after 4.2 s", "by an operator; estimated loss 310 ms", "held 180 ms")
 	_, err = a.run("status", "--check")
 	if wantError(t, err, "1 problem(s)"); exitStatus(err) != 2 {
 		t.Errorf("--check ends with %d", exitStatus(err))

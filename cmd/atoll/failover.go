@@ -32,7 +32,7 @@ every such write is applied or kept in the conflict log (atoll conflicts). A sit
 buckets with atoll switch, which loses nothing.
 
 Every safety rule that speaks against it is named. --override lets an operator go on in spite of rules, by name; it is written
-to the audit. That the lease must have run out can not be overridden.
+to the audit. That the lease must have run out cannot be overridden.
 
 Exit status: 0 if the failover is done, or with --dry-run if it could start; else 1, and nothing was taken unless it says so.`,
 		Example: `  atoll failover --site a --dry-run
@@ -121,6 +121,7 @@ func (c *cli) runFailover(cmd *cobra.Command, client *api.Client, req api.Failov
 			return err
 		}
 	}
+	fmt.Fprintf(out, "\nsite %s is asked to take over; it waits for the end of the lease\n", req.To)
 	answer, err := client.Failover(cmd.Context(), req)
 	if err != nil {
 		return c.refusedFailover(cmd, err)

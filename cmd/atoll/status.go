@@ -170,7 +170,7 @@ func printOwnership(w io.Writer, o api.OwnershipStatus) {
 		}
 	}
 	if len(o.Unsettled) > 0 {
-		fmt.Fprintf(w, "\nRETURNING\tTAKEN BY\tBUCKETS\tCUT\tFAILOVER\n")
+		fmt.Fprintf(w, "\nLOST\tTAKEN BY\tBUCKETS\tCUT\tFAILOVER\n")
 		for _, u := range o.Unsettled {
 			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", u.Site, u.Owner, u.Buckets, lsn(u.Position), plain(string(u.Handover)))
 		}

@@ -158,16 +158,16 @@ func TestManyViewersAskOnce(t *testing.T) {
 // TestViewerWhoGoes: what was asked for a viewer who went away is not kept for the others.
 func TestViewerWhoGoes(t *testing.T) {
 	t.Parallel()
+	gone, cancel := context.WithCancel(t.Context())
 	calls := 0
 	p := New(Config{Every: time.Hour, Status: func(ctx context.Context, _ bool) api.Status {
 		if calls++; calls == 1 {
+			cancel()
 			<-ctx.Done()
 			return api.Status{Deployment: "nobody answered"}
 		}
 		return api.Status{Deployment: "well"}
 	}})
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
 	if _, err := p.status(gone); err == nil {
 		t.Error("answered a viewer who has gone")
 	}
