@@ -8,6 +8,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/pki"
+	"github.com/atollhq/atoll/topo"
 )
 
 // TestWhatOperatorsSee: the status page to this machine and to operators' certificates, and the conflict log, which
@@ -24,6 +25,11 @@ func TestWhatOperatorsSee(t *testing.T) {
 	if status, body := w.get(http.DefaultClient, "http://"+w.spec.Sites["a"].Agent.Admin+"/healthz"); status != 200 || !strings.Contains(body, `"site": "a"`) {
 		t.Errorf("health: %d %s", status, body)
 	}
+	w.exec(w.sites["a"].admin, `INSERT INTO atoll.progress (origin, position, halted) VALUES ('b', 1, 'f1')`)
+	w.eventually("the status tells of the halted link", func() bool {
+		st, err := w.people.Status(t.Context(), false)
+		return err == nil && len(st.Sites) == 2 && len(st.Sites[0].Links) > 0 && st.Sites[0].Links[0].Halted == "f1" && strings.Contains(strings.Join(st.Problems, "\n"), "for failover f1")
+	})
 	ann, err := pki.Load(w.spec.PKI, "operator-ann")
 	if err != nil {
 		t.Fatal(err)
@@ -44,6 +50,33 @@ func TestWhatOperatorsSee(t *testing.T) {
 	c, err := w.people.Conflict(t.Context(), list.Conflicts[0].ID)
 	if err != nil || len(c.Key) != 1 || c.Key[0] != "id" || *c.Bucket != 3 {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestUnsettledTailsAreProblems: what a failover left is told until it is settled, summed up over all keyspaces.
+func TestUnsettledTailsAreProblems(t *testing.T) {
+	t.Parallel()
+	all := func(buckets int) topo.Placement {
+		return topo.Placement{Buckets: buckets, Hash: topo.HashMD5, Ranges: []topo.Range{{First: 0, Last: topo.BucketID(buckets - 1), Owner: "a", Epoch: 1, State: topo.Open}}}
+	}
+	o := topo.NewOwnership(map[topo.KeyspaceID]topo.Placement{"users": all(64), "catalog": all(1)})
+	taken, _, err := o.TakeOver("a", "b", "f1", 77)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := api.Status{Ownership: ownershipStatus(taken)}
+	if u := st.Ownership.Unsettled; len(u) != 1 || u[0] != (api.UnsettledStatus{Handover: "f1", Site: "a", Owner: "b", Buckets: 65, Position: 77}) {
+		t.Errorf("%+v", u)
+	}
+	if p := problems(st); len(p) != 1 || !strings.Contains(p[0], "site a was lost in failover f1") {
+		t.Errorf("%q", p)
+	}
+	settled, err := taken.Settle("f1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := problems(api.Status{Ownership: ownershipStatus(settled)}); len(p) != 0 {
+		t.Errorf("%q", p)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/replicate"
 	"github.com/atollhq/atoll/topo"
 )
@@ -112,8 +113,22 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 	}
 	if db := a.database.Load(); db != nil {
 		s.Links = db.links(a.site)
+		if err := markHalts(ctx, k.fence, s.Links, a.site); err != nil && s.Database.Error == "" {
+			s.Database.Error = err.Error()
+		}
 	}
 	return s
+}
+
+// markHalts says which links to this site are stopped for a failover.
+func markHalts(ctx context.Context, fence *postgres.Fence, links []api.LinkStatus, here topo.SiteID) error {
+	halts, err := fence.Halts(ctx)
+	for i, l := range links {
+		if l.Target == here {
+			links[i].Halted = halts[l.Origin]
+		}
+	}
+	return err
 }
 
 // links are the streams of changes to and from this site.
