@@ -138,6 +138,7 @@ type memFence struct {
 	lease    time.Time // on the database's clock
 	ahead    time.Duration
 	calls    []string
+	cuts     []topo.CutRange // all that were recorded
 
 	hang   bool // every request hangs until its deadline
 	refuse map[string]error
@@ -255,6 +256,13 @@ func (f *memFence) Restrict(ctx context.Context, keep map[topo.KeyspaceID]topo.S
 				delete(f.bits, b)
 			}
 		}
+		return nil
+	})
+}
+
+func (f *memFence) RecordCuts(ctx context.Context, cuts []topo.CutRange) error {
+	return f.call(ctx, "cuts", func() error {
+		f.cuts = append(f.cuts, cuts...)
 		return nil
 	})
 }
