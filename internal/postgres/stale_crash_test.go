@@ -22,8 +22,8 @@ var homeBank = func() []TableSpec {
 	return out
 }()
 
-// bankTransactions makes n transactions at a site from several sessions, over few rows, so that both sites meet.
-func bankTransactions(s *streamSite, n int) {
+// bankTransactions makes n transactions at a site from several sessions, in some branches, so that sites meet.
+func bankTransactions(s *streamSite, n, branches int) {
 	s.t.Helper()
 	var wg sync.WaitGroup
 	for c := range 3 {
@@ -31,7 +31,7 @@ func bankTransactions(s *streamSite, n int) {
 		rnd := rand.New(rand.NewPCG(uint64(c), uint64(s.id[0])))
 		wg.Go(func() {
 			for range n / 3 {
-				aid, tid, bid, delta := rnd.IntN(200)+1, rnd.IntN(100)+1, rnd.IntN(10), rnd.IntN(10000)-5000
+				aid, tid, bid, delta := rnd.IntN(2000)+1, rnd.IntN(100)+1, rnd.IntN(branches), rnd.IntN(10000)-5000
 				_, err := conn.Exec(context.Background(), fmt.Sprintf("BEGIN; UPDATE accounts SET abalance = abalance + %[4]d WHERE aid = %[1]d; UPDATE tellers SET tbalance = tbalance + %[4]d WHERE tid = %[2]d; "+
 					"UPDATE branches SET bbalance = bbalance + %[4]d WHERE bid = %[3]d; INSERT INTO history VALUES (%[2]d, %[3]d, %[1]d, %[4]d); COMMIT", aid, tid, bid, delta))
 				if err != nil && sqlState(err) != "40P01" {
@@ -53,13 +53,13 @@ func TestTailExactlyOnceOverCrashes(t *testing.T) {
 	t.Parallel()
 	s := newTailSites(t, bankTables, homeBank...)
 	s.a.exec(bankRows)
-	bankTransactions(s.a, 60)
+	bankTransactions(s.a, 60, 10)
 	s.settle()
 	s.unlink()
-	bankTransactions(s.a, 150)
+	bankTransactions(s.a, 150, 10)
 	tail := 4 * (atoiText(s.a, "SELECT count(*) FROM history") - atoiText(s.b, "SELECT count(*) FROM history"))
 	s.takeOver()
-	bankTransactions(s.b, 9)
+	bankTransactions(s.b, 3, 1)
 	s.closeA()
 	s.link()
 	seed := uint64(time.Now().UnixNano())
@@ -85,7 +85,7 @@ func TestTailExactlyOnceOverCrashes(t *testing.T) {
 			killed += n
 		}
 	})
-	bankTransactions(s.b, 30) // the owner goes on writing
+	bankTransactions(s.b, 30, 1) // the owner goes on writing
 	kills.Wait()
 	s.settle()
 	equal(s.a, s.b, "accounts", "tellers", "branches", "history")
