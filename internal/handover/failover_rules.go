@@ -296,7 +296,7 @@ func (l Lookout) perHour() Condition {
 }
 
 func (l Lookout) mode(ask Ask) Condition {
-	order := fmt.Sprintf("atoll failover --from %s --to %s", l.Policy.Lost, l.Policy.Taker)
+	order := fmt.Sprintf("atoll failover --site %s --to %s", l.Policy.Lost, l.Policy.Taker)
 	switch {
 	case ask.Manual:
 		return Condition{Rule: RuleMode, Met: true, Text: "an operator asks for it"}
