@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/replicate"
+	"github.com/atollhq/atoll/internal/spec"
 )
 
 // TestLinkStanding: what another site said over a link counts as long as the link lives, and ages meanwhile.
@@ -47,4 +49,46 @@ func TestLinkStanding(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTakesOverFromADeadSite: a's agent ends and does not come back; b's takes its buckets over by itself, with
+// everything that had come, and accepts writes for them.
+func TestTakesOverFromADeadSite(t *testing.T) {
+	if _, err := (&database{}).halter(); err != nil {
+		t.Skip(err)
+	}
+	w := newWorld(t)
+	w.spec.Policies.Failover.Mode = spec.FailoverAutomatic
+	w.start2()
+	w.open("b")
+	keys := w.keysIn(0, 63, 3)
+	w.exec(w.sites["a"].app, insert(keys[0], 1), insert(keys[1], 1))
+	w.eventually("b has what a wrote", func() bool { return w.value("b", "SELECT count(*) FROM item WHERE n = 1") == 2 })
+	atB := w.client("b")
+	w.eventually("b sees that a is well", func() bool {
+		e, err := atB.Explain(t.Context(), "a")
+		return err == nil && len(e.Sites) == 1 && strings.HasPrefix(e.Sites[0].Verdict, "a is not lost") && e.Sites[0].Standing.Linked && e.Sites[0].Standing.WroteMS >= 0
+	})
+	w.stop("a")
+	stopped := time.Now()
+	w.eventually("b accepts a write for what was a's", func() bool { return w.try(w.sites["b"].app, insert(keys[2], 2)) == nil })
+	t.Logf("b accepted a write %s after a's agent had ended; D %s, W %s", time.Since(stopped), w.spec.Policies.Lease.Duration, w.spec.Policies.Lease.W)
+	var h api.Handover
+	w.eventually("the failover is done", func() bool {
+		list, err := atB.Handovers(t.Context(), 5)
+		if err == nil && len(list) == 1 {
+			h = list[0]
+		}
+		return h.Over()
+	})
+	if f := h.Failover; h.Kind != "failover" || h.Outcome != "done" || h.Count != 64 || f == nil || !f.Automatic || f.LossMS < 0 || f.OpenMS < f.WaitedMS {
+		t.Errorf("failover %+v, %+v", h, h.Failover)
+	}
+	if n := w.value("b", "SELECT count(*) FROM atoll.progress WHERE halted <> ''"); n > 0 {
+		t.Error("left halted")
+	}
+	w.eventually("the verdict is that it is done", func() bool {
+		e, err := atB.Explain(t.Context(), "")
+		return err == nil && e.Sites[0].Last != nil && e.Sites[0].Last.ID == h.ID && strings.Contains(e.Sites[0].Verdict, "took over from a")
+	})
 }

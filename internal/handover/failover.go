@@ -388,6 +388,7 @@ func (w *watch) stands() {
 	w.Last, w.resolve = w.Record.ID, w.now.Add(resolveAfter)
 	w.enter(TakenOver)
 	w.do(Action{Do: Drive})
+	w.do(Action{Do: Look})
 }
 
 // resolves looks into a halt that stands in the database and that nobody here knows of: an earlier run of this site's
