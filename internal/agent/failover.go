@@ -9,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/atollhq/atoll/internal/api"
-	"github.com/atollhq/atoll/internal/change"
 	"github.com/atollhq/atoll/internal/handover"
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/replicate"
@@ -19,20 +18,6 @@ import (
 
 // linkQuiet is how long a link may be silent before what was said over it does not count: links speak every second.
 const linkQuiet = 2500 * time.Millisecond
-
-// halter is what a failover needs of the fence.
-type halter interface {
-	Halt(ctx context.Context, origin topo.SiteID, id topo.HandoverID) (change.Position, error)
-	Unhalt(ctx context.Context, origin topo.SiteID, id topo.HandoverID) error
-	Halts(ctx context.Context) (map[topo.SiteID]topo.HandoverID, error)
-}
-
-func (db *database) halter() (halter, error) {
-	if h, can := any(db.fence).(halter); can {
-		return h, nil
-	}
-	return nil, errors.New("this build's fence cannot halt the changes of a site: no failover is possible")
-}
 
 // failoverPolicy is what a lookout goes by, but for the sites.
 func failoverPolicy(s *spec.Spec) handover.Policy {
@@ -65,22 +50,15 @@ func (s localSite) Standing(ctx context.Context, of topo.SiteID) (api.Standing, 
 		return err
 	})
 	if err == nil {
-		out.Halted, err = db.haltedBy(ctx, of)
+		var halts map[topo.SiteID]topo.HandoverID
+		halts, err = db.fence.Halts(ctx)
+		out.Halted = halts[of]
 	}
 	if err != nil {
 		out.Problem = "the database: " + err.Error()
 	}
 	linkStanding(&out, follow.State(), silence)
 	return out, nil
-}
-
-func (db *database) haltedBy(ctx context.Context, of topo.SiteID) (topo.HandoverID, error) {
-	fence, err := db.halter()
-	if err != nil {
-		return "", err
-	}
-	halts, err := fence.Halts(ctx)
-	return halts[of], err
 }
 
 // linkStanding adds what the link knows. Without a word since this agent started, the database says when the other
@@ -109,11 +87,7 @@ func (s localSite) Halt(ctx context.Context, of topo.SiteID, id topo.HandoverID)
 	if err != nil {
 		return 0, err
 	}
-	fence, err := db.halter()
-	if err != nil {
-		return 0, err
-	}
-	at, err := fence.Halt(ctx, of, id)
+	at, err := db.fence.Halt(ctx, of, id)
 	if err != nil {
 		return 0, err
 	}
@@ -127,11 +101,7 @@ func (s localSite) Unhalt(ctx context.Context, of topo.SiteID, id topo.HandoverI
 	if db == nil {
 		return unavailable(errors.New("the database is away: " + s.whyAway()))
 	}
-	fence, err := db.halter()
-	if err != nil {
-		return err
-	}
-	if err := fence.Unhalt(ctx, of, id); err != nil {
+	if err := db.fence.Unhalt(ctx, of, id); err != nil {
 		return err
 	}
 	s.log.Info("applying goes on", "of", of, "handover", id)
