@@ -186,7 +186,7 @@ func (a *agent) connect() {
 		}
 	}
 	a.controller = control.New(control.Config{Site: a.site, Incarnation: a.incarnation, Store: a.store, Sites: sites,
-		Bounds: bounds(a.cfg.Spec), Logger: a.log})
+		Bounds: bounds(a.cfg.Spec), Survivor: localSite{a}, Failover: failoverPolicy(a.cfg.Spec), Lease: a.cfg.Spec.Policies.Lease.Duration, Logger: a.log})
 }
 
 func (a *agent) server() *control.Server {

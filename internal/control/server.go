@@ -98,6 +98,8 @@ func (s *Server) handler() http.Handler {
 	add("POST /v1/switches", operators, s.active(s.startSwitch))
 	add("GET /v1/handovers", anybody, s.handovers)
 	add("GET /v1/handovers/{id}", anybody, s.handover)
+	add("POST /v1/failovers", operators, s.active(s.startFailover))
+	add("GET /v1/explain", anybody, s.active(s.explain))
 	add("GET /v1/conflicts", operators, s.conflicts)
 	add("GET /v1/conflicts/{id}", operators, s.conflict)
 	if s.cfg.Page != nil {
@@ -205,6 +207,29 @@ func (s *Server) startSwitch(w http.ResponseWriter, r *http.Request, peer pki.Pe
 		return write(w, http.StatusOK, answer)
 	}
 	return write(w, http.StatusAccepted, answer)
+}
+
+func (s *Server) startFailover(w http.ResponseWriter, r *http.Request, peer pki.Peer) error {
+	var req api.FailoverRequest
+	if err := decode(r.Body, &req, true); err != nil { // typed by people: a misspelt dry_run must not take over
+		return err
+	}
+	answer, err := s.cfg.Controller.Failover(r.Context(), peer.String(), req)
+	if err != nil {
+		return err
+	}
+	if req.DryRun {
+		return write(w, http.StatusOK, answer)
+	}
+	return write(w, http.StatusAccepted, answer)
+}
+
+func (s *Server) explain(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
+	e, err := s.cfg.Controller.Explain(r.Context(), topo.SiteID(r.URL.Query().Get("site")))
+	if err != nil {
+		return err
+	}
+	return write(w, http.StatusOK, e)
 }
 
 func (s *Server) handovers(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {

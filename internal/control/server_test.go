@@ -42,6 +42,7 @@ func serve(t *testing.T) *served {
 	}
 	s.addr = ln.Addr().String()
 	c := s.w.controller("a")
+	c.cfg.Survivor = &memSurvivor{}
 	deadline := time.Now().Add(5 * time.Second)
 	server := NewServer(ServerConfig{Site: "a", Identity: s.identity("site-a"), Controller: c, Hub: s.hub, Local: s.w.sites["a"],
 		Status:   func(context.Context, bool) api.Status { return api.Status{Deployment: "shop", Site: "a"} },
@@ -91,6 +92,15 @@ func TestRolesAreKept(t *testing.T) {
 			_, err := c.Switch(ctx, api.SwitchRequest{Keyspace: "users", Buckets: "0", To: "b", DryRun: true})
 			return err
 		}, "operator-ann"},
+		{"failover", func(ctx context.Context, c *api.Client) error {
+			_, err := c.Failover(ctx, api.FailoverRequest{Site: "b", To: "a"})
+			var coded *api.Error
+			if errors.As(err, &coded) && coded.Code == api.CodeRefused {
+				return nil // b never had a lease
+			}
+			return err
+		}, "operator-ann"},
+		{"explain", func(ctx context.Context, c *api.Client) error { _, err := c.Explain(ctx, "b"); return err }, "operator-ann site-a site-b"},
 		{"conflicts", func(ctx context.Context, c *api.Client) error {
 			_, err := c.Conflicts(ctx, api.ConflictQuery{})
 			return err

@@ -47,6 +47,7 @@ type Follow struct {
 		position change.Position
 		applied  time.Time  // when position last moved
 		commit   time.Time  // at the origin, of what was applied last
+		wrote    time.Time  // when a transaction of an application was last applied
 		flight   []inFlight // received, not yet durably applied
 		err      error
 		errAt    time.Time
@@ -57,6 +58,7 @@ type Follow struct {
 type inFlight struct {
 	position  change.Position
 	committed time.Time
+	writes    bool // it is an application's
 }
 
 var (
