@@ -41,7 +41,7 @@ func TestRealStoreAndDatabase(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	opened := k.Opened()
-	go func() { ended <- k.Run(ctx) }()
+	go func() { ended <- k.Run(ctx, nil) }()
 	select {
 	case <-opened:
 	case err := <-ended:
