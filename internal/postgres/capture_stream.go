@@ -104,6 +104,7 @@ type captureStream struct {
 	tx      *change.Tx // the transaction that is being received
 	bytes   int        // how much of it is waiting to be emitted
 	foreign bool       // it did not begin here, and is dropped
+	point   bool       // the target is to hear of it, also if it brings nothing
 
 	idle   change.Position // everything up to here was emitted, or is of no concern to the target
 	last   change.Position // of what was emitted last
@@ -255,7 +256,7 @@ func (s *captureStream) logical(ctx context.Context, data []byte) error {
 	case 'B':
 		// A transaction in parts has one position for all of them, known at its beginning: inside its commit record.
 		s.tx = &change.Tx{Origin: s.cfg.Site, Position: change.Position(m.commit) + 1, XID: uint64(m.xid), Committed: m.committed, First: true}
-		s.bytes, s.foreign = 0, false
+		s.bytes, s.foreign, s.point = 0, false, false
 		return nil
 	}
 	if s.tx == nil {
@@ -268,6 +269,7 @@ func (s *captureStream) logical(ctx context.Context, data []byte) error {
 		if m.prefix == markPrefix {
 			return s.drop()
 		}
+		s.point = s.point || m.prefix == pointPrefix
 	case 'C':
 		return s.commit(ctx, change.Position(m.end))
 	case 'T':
@@ -319,7 +321,7 @@ func (s *captureStream) commit(ctx context.Context, end change.Position) error {
 	tx := s.tx
 	s.tx = nil
 	s.idle = max(s.idle, end)
-	if s.foreign || tx.First && len(tx.Rows) == 0 {
+	if s.foreign || tx.First && len(tx.Rows) == 0 && !s.point {
 		return s.moveOn(ctx)
 	}
 	if tx.First {
