@@ -39,7 +39,7 @@ func (a *agent) status(ctx context.Context, self bool) api.Status {
 	st.Sites = make([]api.SiteStatus, len(sites))
 	for i, site := range sites {
 		if site == a.site {
-			st.Sites[i] = a.selfStatus(ctx)
+			wg.Go(func() { st.Sites[i] = a.ownStatus(ctx, self) })
 			continue
 		}
 		wg.Go(func() { st.Sites[i] = askStatus(ctx, site, a.remote[site]) })
@@ -49,10 +49,27 @@ func (a *agent) status(ctx context.Context, self bool) api.Status {
 	return st
 }
 
+// ownStatus is this site's: this agent's own, or while it stands by and another agent of the site is active, that
+// one's.
+func (a *agent) ownStatus(ctx context.Context, self bool) api.SiteStatus {
+	if a.sibling != nil && !self && a.standby() != nil {
+		ctx, cancel := context.WithTimeout(ctx, askBound)
+		defer cancel()
+		if theirs, err := a.sibling.ActiveStatus(ctx); err == nil && len(theirs.Sites) == 1 {
+			return theirs.Sites[0]
+		}
+	}
+	return a.selfStatus(ctx)
+}
+
+// askStatus asks a site's active agent, and where there is none, whoever answers.
 func askStatus(ctx context.Context, site topo.SiteID, client *api.Client) api.SiteStatus {
 	ctx, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
-	theirs, err := client.Status(ctx, true)
+	theirs, err := client.ActiveStatus(ctx)
+	if err != nil && ctx.Err() == nil {
+		theirs, err = client.Status(ctx, true)
+	}
 	for _, s := range theirs.Sites {
 		if s.Site == site {
 			return s
@@ -64,34 +81,45 @@ func askStatus(ctx context.Context, site topo.SiteID, client *api.Client) api.Si
 	return api.SiteStatus{Site: site, Error: err.Error()}
 }
 
-// selfStatus is this site's own.
+// selfStatus is this agent's own.
 func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
-	s := api.SiteStatus{Site: a.site, Agent: a.incarnation, Since: a.since.UTC(), Gateways: a.hub.Gateways()}
+	s := api.SiteStatus{Site: a.site, Agent: a.incarnation, Since: a.since.UTC(), Gateways: a.hub.Gateways(), Standby: a.database.Load() == nil}
 	if o, ok := a.hub.Ownership(); ok {
 		s.Version = o.Version
 	}
-	db := a.database.Load()
-	if db == nil {
+	k := a.kept.Load()
+	if k == nil {
 		s.Database.Error = a.whyAway()
 		return s
 	}
-	if deadline, live := db.keeper.Deadline(); live {
+	if deadline, live := k.keeper.Deadline(); live {
 		s.Lease = api.LeaseStatus{Live: true, RemainingMS: time.Until(deadline).Milliseconds()}
 	}
-	s.Opened = db.keeper.OpenedVersion()
+	s.Opened = k.keeper.OpenedVersion()
+	st := k.keeper.Status()
+	s.Keeper = &api.KeeperStatus{Doing: st.Doing, WMS: a.cfg.Spec.Policies.Lease.W.Milliseconds(), WritersEnded: st.WritersEnded,
+		WritersLeft: st.WritersLeft, Clock: st.Clock, Rebuild: st.Rebuild}
 	ctx, cancel := context.WithTimeout(ctx, askBound/2)
 	defer cancel()
-	if id, err := db.fence.Identity(ctx); err != nil {
+	if id, err := k.fence.Identity(ctx); err != nil {
 		s.Database.Error = err.Error()
 	} else {
 		s.Database.Connected, s.Database.Identity = true, id.String()
 	}
 	if s.Database.Error == "" {
-		s.Database.Error = db.keeper.Status().Problem
+		s.Database.Error = st.Problem
 	}
+	if db := a.database.Load(); db != nil {
+		s.Links = db.links(a.site)
+	}
+	return s
+}
+
+// links are the streams of changes to and from this site.
+func (db *database) links(here topo.SiteID) (out []api.LinkStatus) {
 	for _, origin := range sortedKeys(db.follows) {
 		st := db.follows[origin].State()
-		l := api.LinkStatus{Origin: origin, Target: a.site, Connected: st.Phase == replicate.Streaming, State: string(st.Phase),
+		l := api.LinkStatus{Origin: origin, Target: here, Connected: st.Phase == replicate.Streaming, State: string(st.Phase),
 			Position: uint64(st.Position), LagMS: -1}
 		if st.LagKnown {
 			l.LagMS = st.Lag.Milliseconds()
@@ -99,12 +127,12 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 		if !l.Connected {
 			l.Error = st.Err
 		}
-		s.Links = append(s.Links, l)
+		out = append(out, l)
 	}
 	for _, t := range db.serve.State() {
-		s.Links = append(s.Links, api.LinkStatus{Origin: a.site, Target: t.Target, Connected: t.Connected, Position: uint64(t.Flushed), LagMS: -1, Error: t.Err})
+		out = append(out, api.LinkStatus{Origin: here, Target: t.Target, Connected: t.Connected, Position: uint64(t.Flushed), LagMS: -1, Error: t.Err})
 	}
-	return s
+	return out
 }
 
 // ownershipStatus sums a document up.
@@ -171,6 +199,9 @@ func problems(st api.Status) []string {
 		}
 		if s.Database.Error != "" {
 			add("site %s: database: %s", s.Site, s.Database.Error)
+		}
+		if s.Keeper != nil && s.Keeper.WritersLeft != "" {
+			add("site %s: transactions outlive the lease: %s", s.Site, s.Keeper.WritersLeft)
 		}
 		for _, l := range s.Links {
 			if !l.Connected && l.Target == s.Site {

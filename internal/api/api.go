@@ -6,7 +6,7 @@
 //
 //	GET  /v1/view?gateway=NAME       stream of ViewUpdate, one JSON document per line
 //	POST /v1/view/ack                ViewAck → LeaseState
-//	GET  /v1/status                  Status; ?self=1 leaves the other sites out
+//	GET  /v1/status                  Status; ?self=1 leaves the other sites out, &active=1 asks the active agent only
 //	POST /v1/switches                SwitchRequest → SwitchAnswer
 //	GET  /v1/handovers?limit=N       HandoverList, newest first
 //	GET  /v1/handovers/ID?wait=30s   Handover; waits until it is over, at most that long

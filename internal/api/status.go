@@ -53,7 +53,9 @@ type MovingStatus struct {
 type SiteStatus struct {
 	Site     topo.SiteID     `json:"site"`
 	Error    string          `json:"error,omitempty"`
-	Agent    string          `json:"agent,omitempty"` // incarnation, new with each start
+	Agent    string          `json:"agent,omitempty"`   // incarnation, new with each start
+	Standby  bool            `json:"standby,omitempty"` // it does not keep the site's lease: another agent of the site does, or nobody
+	Keeper   *KeeperStatus   `json:"keeper,omitempty"`
 	Since    time.Time       `json:"since,omitzero"`
 	Lease    LeaseStatus     `json:"lease"`
 	Database DatabaseStatus  `json:"database"`
@@ -61,6 +63,17 @@ type SiteStatus struct {
 	Opened   uint64          `json:"opened_version"` // ownership version that the fence enforces
 	Links    []LinkStatus    `json:"links,omitempty"`
 	Gateways []GatewayStatus `json:"gateways,omitempty"`
+}
+
+// KeeperStatus is what the agent's keeper of lease and fence does.
+type KeeperStatus struct {
+	Doing string `json:"doing"`
+	WMS   int64  `json:"w_ms"` // once the lease has run out, application transactions are ended within this time
+	// WritersEnded counts those that were, since the start; WritersLeft says which could not be, and what is missing.
+	WritersEnded int    `json:"writers_ended,omitempty"`
+	WritersLeft  string `json:"writers_left,omitempty"`
+	Clock        string `json:"clock,omitempty"`   // the last step of the database's clock
+	Rebuild      bool   `json:"rebuild,omitempty"` // the database was adopted in the place of another, and is not settled yet
 }
 
 // LeaseStatus is how long the site may go on accepting writes.
