@@ -23,6 +23,8 @@ type resyncTable struct {
 	name   string // schema.table
 	source *change.Table
 	target *applyTarget
+
+	emptied bool // all of the origin's rows have to be written
 }
 
 func (r *resyncTable) resolve(ctx context.Context) (err error) {
@@ -177,24 +179,44 @@ func (r *resyncTable) log(ctx context.Context) error {
 }
 
 // remove takes away what is not the origin's. Rows that differ are removed and written anew: no order of updates
-// suits every unique key.
+// suits every unique key. PostgreSQL deletes nothing from a published table without a replica identity; such a table
+// is emptied.
 func (r *resyncTable) remove(ctx context.Context) error {
-	_, n, err := r.t.s.run(ctx, fmt.Sprintf("DELETE FROM %s x USING %s d WHERE x.ctid = d.atoll_tid AND x.tableoid = d.atoll_rel", r.target.sql, r.diff()))
-	r.Removed = int(n)
-	return err
+	s := r.t.s
+	if r.target.whole || len(r.target.match) > 0 {
+		_, n, err := s.run(ctx, fmt.Sprintf("DELETE FROM %s x USING %s d WHERE x.ctid = d.atoll_tid AND x.tableoid = d.atoll_rel", r.target.sql, r.diff()))
+		r.Removed = int(n)
+		return err
+	}
+	rows, _, err := s.run(ctx, "SELECT count(atoll_tid) FROM "+r.diff())
+	if err != nil {
+		return err
+	}
+	if r.Removed, err = strconv.Atoi(string(rows[0][0])); err != nil || r.Removed == 0 {
+		return err
+	}
+	r.emptied = true
+	if err := s.command(ctx, "TRUNCATE "+r.target.sql); sqlState(err) == "42501" {
+		return fmt.Errorf("%w; run atoll apply, which grants it", err)
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // write puts the origin's rows in their place.
 func (r *resyncTable) write(ctx context.Context) error {
-	overriding := ""
+	overriding, which := "", fmt.Sprintf(" WHERE s.ctid IN (SELECT atoll_there FROM %s WHERE atoll_there IS NOT NULL)", r.diff())
 	for _, c := range r.target.columns {
 		if c.always {
 			overriding = " OVERRIDING SYSTEM VALUE"
 		}
 	}
+	if r.emptied {
+		which = ""
+	}
 	columns := columnList(r.source.Columns)
-	_, n, err := r.t.s.run(ctx, fmt.Sprintf("INSERT INTO %s (%s)%s SELECT %s FROM %s s WHERE s.ctid IN (SELECT atoll_there FROM %s WHERE atoll_there IS NOT NULL)",
-		r.target.sql, columns, overriding, columns, r.stage(), r.diff()))
+	_, n, err := r.t.s.run(ctx, fmt.Sprintf("INSERT INTO %s (%s)%s SELECT %s FROM %s s%s", r.target.sql, columns, overriding, columns, r.stage(), which))
 	r.Written = int(n)
 	return err
 }

@@ -157,7 +157,7 @@ func TestResync(t *testing.T) {
 			t.Errorf("%s: logged\n%s\nwant\n%s", table, got, want)
 		}
 	}
-	a.want("t", "SELECT bool_and(origin = $1 AND decision = 'kept' AND decided_xid IS NOT NULL AND handover = 'f1' AND (keyspace = '') = (bucket IS NULL) AND (keyspace = '' OR epoch = 7)) FROM atoll.conflict", string(a.id))
+	a.want("true", "SELECT bool_and(origin = $1 AND decision = 'kept' AND decided_xid IS NOT NULL AND handover = 'f1' AND (keyspace = '') = (bucket IS NULL) AND (keyspace = '' OR epoch = 7)) FROM atoll.conflict", string(a.id))
 	total := 0
 	for _, table := range report.Tables {
 		total += table.Logged
