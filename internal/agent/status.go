@@ -110,7 +110,7 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 		s.Database.Error = st.Problem
 	}
 	if db := a.database.Load(); db != nil {
-		s.Links = db.links(a.site)
+		s.Links, s.Returning = db.links(a.site), db.returns.Status()
 	}
 	return s
 }
@@ -202,6 +202,12 @@ func problems(st api.Status) []string {
 		}
 		if s.Keeper != nil && s.Keeper.WritersLeft != "" {
 			add("site %s: transactions outlive the lease: %s", s.Site, s.Keeper.WritersLeft)
+		}
+		for _, text := range s.Returning {
+			add("site %s: %s", s.Site, text)
+		}
+		if s.Keeper != nil && s.Keeper.Rebuild {
+			add("site %s: its database is another one than before; run `atoll rebuild --site %s`", s.Site, s.Site)
 		}
 		for _, l := range s.Links {
 			if !l.Connected && l.Target == s.Site {

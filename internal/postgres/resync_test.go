@@ -162,7 +162,7 @@ func TestResync(t *testing.T) {
 	for _, table := range report.Tables {
 		total += table.Logged
 	}
-	if total != 14 || len(report.Tables) != len(a.tables) {
+	if total != 15 || len(report.Tables) != len(a.tables) {
 		t.Errorf("report %+v", report)
 	}
 
