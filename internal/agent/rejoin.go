@@ -30,7 +30,7 @@ func (db *database) whole() error {
 // returning makes this site's part in returns.
 func (a *agent) returning(db *database) *rejoin.Rejoin {
 	return rejoin.New(rejoin.Config{
-		Site: a.site, Peers: a.others(), Store: a.store, Ownership: a.hub.Ownership, Fence: tailing{db.fence, db.recorded}, WaitMarkers: db.applied.WaitMarkers,
+		Site: a.site, Peers: a.others(), Store: a.store, Ownership: a.hub.Ownership, Fence: db.fence, WaitMarkers: db.applied.WaitMarkers,
 		Flushed: func(target topo.SiteID) change.Position {
 			for _, t := range db.serve.State() {
 				if t.Target == target {
@@ -148,19 +148,4 @@ func (r *recorded) Markers(ctx context.Context, site topo.SiteID, id topo.Handov
 		return err
 	})
 	return out, err
-}
-
-// tailing counts what was decided of a tail.
-type tailing struct {
-	*postgres.Fence
-	recorded *recorded
-}
-
-// Tail counts the conflict log's entries of a failover.
-func (t tailing) Tail(ctx context.Context, id topo.HandoverID) (applied, kept int, err error) {
-	err = t.recorded.with(ctx, func(c *pgx.Conn) error {
-		return c.QueryRow(ctx, "SELECT count(*) FILTER (WHERE decision = 'applied'), count(*) FILTER (WHERE decision = 'kept') FROM atoll.conflict WHERE handover = $1",
-			string(id)).Scan(&applied, &kept)
-	})
-	return applied, kept, err
 }
