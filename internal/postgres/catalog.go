@@ -164,7 +164,7 @@ func (cat *catalog) readTable(ctx context.Context, c *pgx.Conn, t TableSpec, rol
 	have := &catalogTable{triggers: map[string]catalogTrigger{}}
 	cat.tables[t.String()] = have
 	wanted := []string{"SELECT", "INSERT", "UPDATE", "DELETE"}
-	if t.Kind == topo.Shared || t.AppendOnly { // of a table that takes no deletes, a rebuild can only remove all (Resync)
+	if t.Kind == topo.Shared {
 		wanted = append(wanted, "TRUNCATE")
 	}
 	err := c.QueryRow(ctx, `SELECT has_schema_privilege($1, $2, 'USAGE'),

@@ -186,7 +186,7 @@ func (t *resyncTx) listTables(ctx context.Context) error {
 	}
 	for _, p := range published {
 		if len(p.Columns) > 0 {
-			t.tables = append(t.tables, &resyncTable{t: t, name: p.Schema + "." + p.Name, source: &p.Table})
+			t.tables = append(t.tables, &resyncTable{t: t, name: p.Schema + "." + p.Name, source: &p.Table, identity: p.Identity})
 		}
 	}
 	return nil

@@ -24,7 +24,8 @@ type resyncTable struct {
 	source *change.Table
 	target *applyTarget
 
-	emptied bool // all of the origin's rows have to be written
+	identity byte // replica identity here
+	emptied  bool // all of the origin's rows have to be written
 }
 
 func (r *resyncTable) resolve(ctx context.Context) (err error) {
@@ -183,7 +184,7 @@ func (r *resyncTable) log(ctx context.Context) error {
 // is emptied.
 func (r *resyncTable) remove(ctx context.Context) error {
 	s := r.t.s
-	if r.target.whole || len(r.target.match) > 0 {
+	if len(r.target.match) > 0 || r.identity == 'f' {
 		_, n, err := s.run(ctx, fmt.Sprintf("DELETE FROM %s x USING %s d WHERE x.ctid = d.atoll_tid AND x.tableoid = d.atoll_rel", r.target.sql, r.diff()))
 		r.Removed = int(n)
 		return err
@@ -197,7 +198,7 @@ func (r *resyncTable) remove(ctx context.Context) error {
 	}
 	r.emptied = true
 	if err := s.command(ctx, "TRUNCATE "+r.target.sql); sqlState(err) == "42501" {
-		return fmt.Errorf("%w; run atoll apply, which grants it", err)
+		return fmt.Errorf("%w; run atoll apply, which sets a replica identity, or grant TRUNCATE on it to the agent's role", err)
 	} else if err != nil {
 		return err
 	}
