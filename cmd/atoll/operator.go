@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/atollhq/atoll/internal/agent"
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/spec"
@@ -50,7 +51,7 @@ func (o *operator) client(ctx context.Context, s *spec.Spec) (*api.Client, error
 	}
 	var failures []error
 	for _, site := range sites {
-		c := api.NewClient(s.Sites[site].Agent.API, id.ClientTLS(site), nil)
+		c := api.NewSiteClient(agent.APIAddrs(s, site, site), id.ClientTLS(site), nil)
 		try, cancel := context.WithTimeout(ctx, 3*time.Second)
 		_, err := c.Status(try, true)
 		cancel()

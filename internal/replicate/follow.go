@@ -79,10 +79,10 @@ func (f *Follow) Run(ctx context.Context) error {
 		f.Logger = slog.New(slog.DiscardHandler)
 	}
 	log := f.Logger.With("origin", f.Origin)
-	var lastText string
+	told := map[bool]string{} // by whose turn it was
 	var lastLogged time.Time
 	for failures := 0; ; {
-		before := f.at()
+		before, second := f.at(), f.second
 		err := f.attempt(ctx)
 		if ctx.Err() != nil {
 			f.enter(Stopped, nil)
@@ -108,8 +108,8 @@ func (f *Follow) Run(ctx context.Context) error {
 		f.enter(Retrying, err)
 		wait := p.wait(failures)
 		level := slog.LevelDebug // a path that stays cut is not news
-		if text := err.Error(); text != lastText || time.Since(lastLogged) > 30*time.Second {
-			level, lastText, lastLogged = slog.LevelWarn, text, time.Now()
+		if text := err.Error(); text != told[second] || time.Since(lastLogged) > 30*time.Second {
+			level, told[second], lastLogged = slog.LevelWarn, text, time.Now()
 		}
 		log.Log(ctx, level, "link broken", "error", err, "failures", failures, "again_in", wait)
 		timer := time.NewTimer(wait)
