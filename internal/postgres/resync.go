@@ -252,7 +252,7 @@ func (t *resyncTx) record(ctx context.Context) error {
 		}
 	}
 	_, _, err := t.s.run(ctx, `INSERT INTO atoll.progress (origin, position) VALUES ($1::text, $2::text::bigint)
-		ON CONFLICT (origin) DO UPDATE SET position = excluded.position, committed_at = NULL, applied_at = clock_timestamp(), halted = ''`,
+		ON CONFLICT (origin) DO UPDATE SET position = excluded.position, committed_at = NULL, applied_at = clock_timestamp(), halted = '', split = 0`,
 		[]byte(t.cfg.Apply.Origin), fmt.Appendf(nil, "%d", t.now.Position))
 	if err != nil {
 		return fmt.Errorf("progress: %w", err)
