@@ -201,12 +201,17 @@ func TestRebuildOfPromotedStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = primary.Kill() })
-	standby, err := primary.Standby(ctx, pgserver.Options{Dir: dir + "/standby", Name: "standby"})
+	var standby *pgserver.Server
+	t.Cleanup(func() { // behind the end of the world
+		if standby != nil {
+			_ = standby.Kill()
+		}
+	})
+	w := newWorldOn(t, primary)
+	standby, err = primary.Standby(ctx, pgserver.Options{Dir: dir + "/standby", Name: "standby"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = standby.Kill() })
-	w := newWorldOn(t, primary)
 	w.start2()
 	ofB, keys := w.keysIn(0, 24, 3), w.keysIn(25, 63, 6)
 	w.await(w.people, w.begin("b", "0-24"), "done")
@@ -245,7 +250,7 @@ func TestRebuildOfPromotedStandby(t *testing.T) {
 	w.start("a")
 	w.eventually("the site's agent finds another database", func() bool {
 		st, err := w.client("a").Status(ctx, true)
-		return err == nil && st.Sites[0].Keeper != nil && st.Sites[0].Keeper.Rebuild
+		return err == nil && st.Sites[0].Keeper != nil && st.Sites[0].Keeper.Rebuild && !st.Sites[0].Standby
 	})
 	if _, err := w.client("b").Rebuild(ctx, api.RebuildRequest{Site: "b"}); err == nil || !strings.Contains(err.Error(), "owns-nothing") {
 		t.Errorf("rebuild of the owner: %v", err)
@@ -264,9 +269,9 @@ func TestRebuildOfPromotedStandby(t *testing.T) {
 	t.Logf("rebuilt: %+v", answer)
 	l.settled()
 	w.sameItems()
-	// Every row version that only the standby had, and nothing else.
-	want := fmt.Sprintf("stale_insert %d=2 kept\nstale_update %d=2 kept", keys[2], keys[0])
-	if got := w.rows("a", `SELECT kind || ' ' || (remote_row->>'id') || '=' || (remote_row->>'n') || ' ' || decision FROM atoll.conflict WHERE handover = '`+string(l.id)+`' ORDER BY 1`); got != want || answer.Logged != 2 {
+	// Every row version that only the standby had; and one that b had, and has written over since: they look the same.
+	want := fmt.Sprintf("stale_insert %d=2 kept\nstale_update %d=2 kept\nstale_update %d=1 kept", keys[2], keys[0], keys[1])
+	if got := w.rows("a", `SELECT kind || ' ' || (remote_row->>'id') || '=' || (remote_row->>'n') || ' ' || decision FROM atoll.conflict WHERE handover = '`+string(l.id)+`' ORDER BY 1`); got != want || answer.Logged != 3 {
 		t.Errorf("logged\n%s\nwant\n%s", got, want)
 	}
 	if n := w.value("b", "SELECT count(*)::int FROM atoll.conflict"); n != 0 {

@@ -40,7 +40,9 @@ type ResyncReport struct {
 //
 // Every row version that only this database has is written to its conflict log, in the transaction that removes it. Of
 // keyed and home tables that are versions in buckets with a cut of this site; a version that the origin's applier wrote
-// is the origin's own, and older than what comes. What this database lacks cannot be told from what was deleted in it.
+// is the origin's own, and older than what comes. A version that the origin received before the cut, and has written
+// over since, looks as if only this database had it, and is logged too; what this database lacks cannot be told from
+// what was deleted in it.
 //
 // The transaction sees this database as of the moment at which its stream begins, so that of what applications write
 // to shared tables meanwhile, each change is either compared or sent. It satisfies what package replicate asks of a sink,
