@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/topo"
@@ -93,7 +94,7 @@ func prepared(err error) error {
 	for _, b := range remain.Blockers {
 		if b.GID != "" {
 			return fmt.Errorf("prepared transactions of the lost epoch remain: as role %s or a superuser, in this database: ROLLBACK PREPARED '%s' (or COMMIT PREPARED: it will be part of the tail): %w",
-				b.Role, b.GID, err)
+				b.Role, strings.ReplaceAll(b.GID, "'", "''"), err)
 		}
 	}
 	return err
