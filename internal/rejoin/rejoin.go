@@ -110,7 +110,7 @@ func (r *Rejoin) Run(ctx context.Context) error {
 		r.mu.run = nil
 		r.mu.Unlock()
 		r.rebuilding.Lock() // one that is under way ends with ctx
-		r.rebuilding.Unlock()
+		defer r.rebuilding.Unlock()
 	}()
 	parts.Go(func() error { return r.returning(ctx) })
 	parts.Go(func() error { return r.receiving(ctx) })
