@@ -30,6 +30,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/control"
+	"github.com/atollhq/atoll/internal/dashboard"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/spec"
@@ -60,6 +61,7 @@ type agent struct {
 	store       *store.Client
 	hub         *control.Hub
 	controller  *control.Controller
+	page        *dashboard.Page
 	remote      map[topo.SiteID]*api.Client
 	sibling     *api.Client // the site's other agent; nil: it has one only
 	log         *slog.Logger
@@ -117,6 +119,7 @@ func (a *agent) run(ctx context.Context, apiListener, linkListener net.Listener)
 	outer, outerCtx := errgroup.WithContext(ctx)
 	outer.Go(func() error { return a.server().Serve(outerCtx, apiListener) })
 	outer.Go(func() error { return a.watchStore(outerCtx) })
+	outer.Go(func() error { return a.servePage(outerCtx) })
 	if a.cfg.Ready != nil {
 		a.cfg.Ready()
 	}
@@ -158,6 +161,7 @@ func newAgent(cfg Config) (*agent, error) {
 	if cfg.Standby {
 		a.addr = site.Standby
 	}
+	a.page = dashboard.New(dashboard.Config{Status: a.status, Logger: a.log})
 	return a, nil
 }
 
@@ -188,7 +192,7 @@ func (a *agent) connect() {
 func (a *agent) server() *control.Server {
 	return control.NewServer(control.ServerConfig{
 		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a}, Returns: returns{a},
-		Status: a.status, Deadline: a.deadline, Standby: a.standby, Logger: a.log,
+		Status: a.status, Deadline: a.deadline, Standby: a.standby, Conflicts: conflictLog{a.cfg.DSN}, Page: a.page, Logger: a.log,
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/replicate"
 	"github.com/atollhq/atoll/topo"
 )
@@ -84,6 +85,7 @@ func askStatus(ctx context.Context, site topo.SiteID, client *api.Client) api.Si
 // selfStatus is this agent's own.
 func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 	s := api.SiteStatus{Site: a.site, Agent: a.incarnation, Since: a.since.UTC(), Gateways: a.hub.Gateways(), Standby: a.database.Load() == nil}
+	s.Lease.DurationMS = a.cfg.Spec.Policies.Lease.Duration.Milliseconds()
 	if o, ok := a.hub.Ownership(); ok {
 		s.Version = o.Version
 	}
@@ -93,7 +95,7 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 		return s
 	}
 	if deadline, live := k.keeper.Deadline(); live {
-		s.Lease = api.LeaseStatus{Live: true, RemainingMS: time.Until(deadline).Milliseconds()}
+		s.Lease.Live, s.Lease.RemainingMS = true, time.Until(deadline).Milliseconds()
 	}
 	s.Opened = k.keeper.OpenedVersion()
 	st := k.keeper.Status()
@@ -111,8 +113,22 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 	}
 	if db := a.database.Load(); db != nil {
 		s.Links, s.Returning = db.links(a.site), db.returns.Status()
+		if err := markHalts(ctx, k.fence, s.Links, a.site); err != nil && s.Database.Error == "" {
+			s.Database.Error = err.Error()
+		}
 	}
 	return s
+}
+
+// markHalts says which links to this site are stopped for a failover.
+func markHalts(ctx context.Context, fence *postgres.Fence, links []api.LinkStatus, here topo.SiteID) error {
+	halts, err := fence.Halts(ctx)
+	for i, l := range links {
+		if l.Target == here {
+			links[i].Halted = halts[l.Origin]
+		}
+	}
+	return err
 }
 
 // links are the streams of changes to and from this site.
@@ -171,6 +187,25 @@ func ownershipStatus(o topo.Ownership) *api.OwnershipStatus {
 		slices.SortFunc(k.Moving, func(a, b api.MovingStatus) int { return strings.Compare(string(a.Handover), string(b.Handover)) })
 		out.Keyspaces = append(out.Keyspaces, k)
 	}
+	out.Unsettled = unsettled(o)
+	return out
+}
+
+// unsettled lists the failovers whose lost site is not settled, with who owns now what was taken.
+func unsettled(o topo.Ownership) []api.UnsettledStatus {
+	var out []api.UnsettledStatus
+	for _, c := range o.Cuts() {
+		cut := c.Range.Cut
+		same := func(u api.UnsettledStatus) bool {
+			return u.Handover == cut.Handover && u.Site == cut.From && u.Owner == c.Range.Owner
+		}
+		i := slices.IndexFunc(out, same)
+		if i < 0 {
+			i = len(out)
+			out = append(out, api.UnsettledStatus{Handover: cut.Handover, Site: cut.From, Owner: c.Range.Owner, Position: cut.Position})
+		}
+		out[i].Buckets += int(c.Range.Last) - int(c.Range.First) + 1
+	}
 	return out
 }
 
@@ -188,13 +223,20 @@ func problems(st api.Status) []string {
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if st.Ownership == nil {
 		add("the ownership document is not known yet")
+	} else {
+		for _, u := range st.Ownership.Unsettled {
+			add("site %s was lost in failover %s and has not returned as an equal: %s owns %d bucket(s) of it, and what %s committed beyond the cut is not decided yet",
+				u.Site, u.Handover, u.Owner, u.Buckets, u.Site)
+		}
 	}
 	for _, s := range st.Sites {
 		if s.Error != "" {
 			add("site %s: %s", s.Site, s.Error)
 			continue
 		}
-		if !s.Lease.Live {
+		if s.Keeper != nil && s.Keeper.Doing == "standby" {
+			add("site %s: the agent that answers stands by, and no active one does", s.Site)
+		} else if !s.Lease.Live {
 			add("site %s: its lease is not in force, it accepts no writes", s.Site)
 		}
 		if s.Database.Error != "" {
@@ -210,7 +252,10 @@ func problems(st api.Status) []string {
 			add("site %s: its database is another one than before; run `atoll rebuild --site %s`", s.Site, s.Site)
 		}
 		for _, l := range s.Links {
-			if !l.Connected && l.Target == s.Site {
+			switch {
+			case l.Halted != "":
+				add("site %s applies nothing more of %s, for failover %s", s.Site, l.Origin, l.Halted)
+			case !l.Connected && l.Target == s.Site:
 				add("site %s: no changes come from %s (%s): %s", s.Site, l.Origin, l.State, orNone(l.Error))
 			}
 		}

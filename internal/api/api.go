@@ -12,7 +12,7 @@
 //	GET  /v1/handovers/ID?wait=30s   Handover; waits until it is over, at most that long
 //	POST /v1/failovers               FailoverRequest → FailoverAnswer; at the agent of the site that takes over
 //	GET  /v1/explain?site=NAME       Explanation: why there was a failover, or none
-//	GET  /v1/conflicts?limit=N…      ConflictList of this agent's database, newest first
+//	GET  /v1/conflicts?limit=N       ConflictList of this agent's database, newest first; &before=ID, &table=, &handover=
 //	GET  /v1/conflicts/ID            Conflict
 //	POST /v1/site/ready              ReadyRequest → ReadyAnswer
 //	POST /v1/site/settled            SettleRequest → SettleAnswer

@@ -22,6 +22,17 @@ type OwnershipStatus struct {
 	Generation uint64           `json:"generation"`
 	Version    uint64           `json:"version"`
 	Keyspaces  []KeyspaceStatus `json:"keyspaces"`
+	// Unsettled are the failovers whose lost site has not come back as an equal: until then it may own nothing more.
+	Unsettled []UnsettledStatus `json:"unsettled,omitempty"`
+}
+
+// UnsettledStatus is the tail that a failover left: what a lost site committed beyond the cut, not decided yet.
+type UnsettledStatus struct {
+	Handover topo.HandoverID `json:"handover"`
+	Site     topo.SiteID     `json:"site"`    // that was lost, and may be returning
+	Owner    topo.SiteID     `json:"owner"`   // of buckets that were the lost site's, now
+	Buckets  int             `json:"buckets"` // of all keyspaces
+	Position uint64          `json:"position"`
 }
 
 // KeyspaceStatus says where the buckets of a keyspace are.
@@ -82,6 +93,7 @@ type KeeperStatus struct {
 type LeaseStatus struct {
 	Live        bool  `json:"live"`
 	RemainingMS int64 `json:"remaining_ms"`
+	DurationMS  int64 `json:"duration_ms,omitempty"` // as declared; a renewal makes the remaining time jump to it
 }
 
 // DatabaseStatus is whether the agent reaches its database.
@@ -100,6 +112,8 @@ type LinkStatus struct {
 	Position  uint64      `json:"position,omitempty"` // applied at the target
 	LagMS     int64       `json:"lag_ms"`             // at the target; -1 is unknown
 	Error     string      `json:"error,omitempty"`
+	// Halted names a failover from the origin for which the target applies nothing more of it, until the cut is recorded.
+	Halted topo.HandoverID `json:"halted,omitempty"`
 }
 
 // GatewayStatus is a gateway of the reporting site.

@@ -27,7 +27,9 @@ type ServerConfig struct {
 	Returns    Returns
 	Status     func(ctx context.Context, self bool) api.Status
 	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not
-	Standby    func() error             // not nil: this agent is not its site's active one, and why; nil: it always is
+	Conflicts  ConflictLog
+	Page       http.Handler // the status page, for operators' browsers; served at pagePaths; nil: none
+	Standby    func() error // not nil: this agent is not its site's active one, and why; nil: it always is
 	Logger     *slog.Logger
 }
 
@@ -97,6 +99,13 @@ func (s *Server) handler() http.Handler {
 	add("POST /v1/switches", operators, s.active(s.startSwitch))
 	add("GET /v1/handovers", anybody, s.handovers)
 	add("GET /v1/handovers/{id}", anybody, s.handover)
+	add("GET /v1/conflicts", operators, s.conflicts)
+	add("GET /v1/conflicts/{id}", operators, s.conflict)
+	if s.cfg.Page != nil {
+		for _, path := range pagePaths {
+			add("GET "+path, operators, s.page)
+		}
+	}
 	local := s.cfg.Local
 	add("POST /v1/site/ready", sites, step(s, local.Ready))
 	add("POST /v1/site/settled", sites, step(s, local.Settled))
@@ -178,6 +187,14 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request, _ pki.Peer) erro
 		}
 	}
 	return write(w, http.StatusOK, s.cfg.Status(r.Context(), r.URL.Query().Has("self")))
+}
+
+// pagePaths are the paths of the status page.
+var pagePaths = []string{"/{$}", "/events", "/status.json", "/assets/"}
+
+func (s *Server) page(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
+	s.cfg.Page.ServeHTTP(w, r)
+	return nil
 }
 
 func (s *Server) startSwitch(w http.ResponseWriter, r *http.Request, peer pki.Peer) error {

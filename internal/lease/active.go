@@ -71,6 +71,7 @@ func (k *Keeper) enforce(ctx context.Context, c *cycle, t task) error {
 		return fmt.Errorf("the fence is not extended: %w", err)
 	}
 	c.enforced(time.Now())
+	k.clock.extended()
 	k.extended(c.until.Add(-k.t.margin))
 	if err := k.open(ctx, o, from); err != nil {
 		return err

@@ -9,6 +9,10 @@
 // out. Nothing that fails opens or extends anything: if the store is silent, the lease is simply not extended, and the
 // database closes the fence at its own moment.
 //
+// A database that is not the one of the record, or has gone back in time, comes up closed and stays so while the site
+// owns buckets; so does one whose clock was set back, until that has passed what it once said. Once the lease has
+// lapsed, the applications' transactions are ended within W.
+//
 // A second keeper of the same site waits, touching nothing, until the record is released, revoked or silent for a
 // whole lease.
 package lease

@@ -26,7 +26,7 @@ func (k *Keeper) prove(ctx context.Context, c *cycle, t task) error {
 		return fmt.Errorf("the database completes no write: %w", err)
 	}
 	k.differs(nil)
-	if err := k.checkClock(ctx, c, p, k.clock.look(p.Clock, sent, answered, k.cfg.Margin/4)); err != nil {
+	if err := k.checkClock(ctx, c, p, k.clock.look(clockReading{p.Clock, sent, answered}, k.cfg.Margin/4)); err != nil {
 		return err
 	}
 	c.proven(p.Beat)

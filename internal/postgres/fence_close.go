@@ -199,8 +199,8 @@ func waitOut(ctx context.Context, c *pgx.Conn, o CloseOrder) error {
 }
 
 // writersOf lists the virtual transaction ids that hold a write lock on a fenced table of the keyspace (of any, if ks is
-// empty), or on one of its partitions. On a partitioned table stronger locks count too: their holder may be adding a partition that is
-// still invisible here, and have written to it.
+// empty), or on one of its partitions. On a partitioned table stronger locks count too: their holder may be adding a
+// partition that is still invisible here, and have written to it.
 //
 // Appliers are left out: what they write are other sites' changes, which the marker speaks of by its vector alone; and
 // after a cut one of them may be busy for longer than a switch can wait. They are the agent's own sessions by role and

@@ -136,6 +136,9 @@ func TestExtendLease_OnlyWhereTheHeartbeatWas(t *testing.T) {
 			t.Errorf("extended in another database: %v", err)
 		}
 	}
+	if sql := extendSQL(p.Database, 1, 2); !strings.HasPrefix(sql, "/* atoll.lease */ SELECT atoll.extend_lease(") {
+		t.Errorf("an extension cannot be told from other statements on the wire: %s", sql)
+	}
 	if now := s.state().Lease; !now.Equal(kept) {
 		t.Errorf("the moment went from %s to %s", kept, now)
 	}
