@@ -91,7 +91,16 @@ func (k *Keeper) open(ctx context.Context, o topo.Ownership, from moves) error {
 	}
 	p := planFence(k.cfg.Site, o, from, st, true)
 	errs := p.problems
+	var unrecorded []topo.CutRange
+	if cuts := cutsBefore(k.cfg.Site, o, p.open); len(cuts) > 0 {
+		if err := k.cfg.Fence.RecordCuts(ctx, cuts); err != nil { // buckets without a cut do not wait for it
+			unrecorded, errs = cuts, append(errs, err)
+		}
+	}
 	for _, order := range p.open {
+		if opensAny(order, unrecorded) {
+			continue
+		}
 		if err := k.cfg.Fence.OpenBuckets(ctx, order); err != nil {
 			errs = append(errs, err)
 			continue

@@ -56,6 +56,7 @@ type Fence interface {
 	Heartbeat(ctx context.Context, after uint64) (postgres.Pulse, error)
 	State(context.Context) (postgres.FenceState, error)
 	Restrict(ctx context.Context, keep map[topo.KeyspaceID]topo.Spans) error
+	RecordCuts(context.Context, []topo.CutRange) error
 	OpenBuckets(context.Context, postgres.OpenOrder) error
 	ExtendLease(ctx context.Context, deadline time.Time, margin time.Duration) error
 	RecordOwners(context.Context, topo.Ownership) error

@@ -153,6 +153,7 @@ type memFence struct {
 	reached  time.Time
 	writers  int // transactions that hold write locks; EndWriters ends them
 	calls    []string
+	cuts     []topo.CutRange // all that were recorded
 
 	hang   bool          // every request hangs until its deadline
 	slow   time.Duration // of each answer to a heartbeat
@@ -321,6 +322,13 @@ func (f *memFence) Restrict(ctx context.Context, keep map[topo.KeyspaceID]topo.S
 				delete(f.bits, b)
 			}
 		}
+		return nil
+	})
+}
+
+func (f *memFence) RecordCuts(ctx context.Context, cuts []topo.CutRange) error {
+	return f.call(ctx, "cuts", func() error {
+		f.cuts = append(f.cuts, cuts...)
 		return nil
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,6 +38,7 @@ type applySession struct {
 	cuts       cutSet
 	targets    map[*change.Table]*applyTarget
 	statements int
+	texts      map[string]string // statements of run, and the names under which they are prepared
 	begin      []*applyStatement
 }
 
@@ -66,7 +68,7 @@ func dialApply(ctx context.Context, cfg *ApplyConfig, name string) (*applySessio
 	if err != nil {
 		return nil, err
 	}
-	s := &applySession{cfg: cfg, conn: conn, pg: conn.PgConn(), targets: make(map[*change.Table]*applyTarget)}
+	s := &applySession{cfg: cfg, conn: conn, pg: conn.PgConn(), targets: make(map[*change.Table]*applyTarget), texts: make(map[string]string)}
 	if err := s.setUp(ctx); err != nil {
 		s.close()
 		return nil, err
@@ -341,8 +343,23 @@ func (s *applySession) end(ctx context.Context) error {
 	return nil
 }
 
-// run executes one statement and returns its rows as text.
+// mostTexts bounds the statements of run that stay prepared.
+const mostTexts = 256
+
+// run executes one statement and returns its rows as text. The statement stays prepared.
 func (s *applySession) run(ctx context.Context, sql string, args ...[]byte) ([][][]byte, int64, error) {
-	result := s.pg.ExecParams(ctx, sql, args, nil, nil, nil).Read()
+	name, prepared := s.texts[sql]
+	if !prepared && len(s.texts) >= mostTexts {
+		result := s.pg.ExecParams(ctx, sql, args, nil, nil, nil).Read()
+		return result.Rows, result.CommandTag.RowsAffected(), result.Err
+	}
+	if !prepared {
+		name = "r" + strconv.Itoa(len(s.texts))
+		if _, err := s.pg.Prepare(ctx, name, sql, nil); err != nil {
+			return nil, 0, err
+		}
+		s.texts[sql] = name
+	}
+	result := s.pg.ExecPrepared(ctx, name, args, nil, nil).Read()
 	return result.Rows, result.CommandTag.RowsAffected(), result.Err
 }

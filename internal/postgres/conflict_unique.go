@@ -82,6 +82,11 @@ func (s *applySession) uniqueKeys(ctx context.Context, target *applyTarget) ([]u
 	if target.unique != nil || !target.spec.Fenced() || target.keyless() {
 		return target.unique, nil
 	}
+	// A database without a fence knows of no bucket that is not its own.
+	var fenced bool
+	if err := s.conn.QueryRow(ctx, "SELECT to_regprocedure('atoll.bucket_of(text, int)') IS NOT NULL").Scan(&fenced); err != nil || !fenced {
+		return nil, err
+	}
 	indexes, err := s.equalities(ctx, target.sql, "i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL")
 	if err != nil {
 		return nil, err

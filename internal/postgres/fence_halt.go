@@ -71,6 +71,9 @@ func (f *Fence) Halt(ctx context.Context, origin topo.SiteID, id topo.HandoverID
 func halt(ctx context.Context, c *pgx.Conn, origin topo.SiteID, id topo.HandoverID) (at int64, err error) {
 	if plant.OpenBeforeApplierIdle {
 		err = c.QueryRow(ctx, `SELECT position FROM atoll.progress WHERE origin = $1`, origin).Scan(&at)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = ErrNoProgress
+		}
 		return at, err
 	}
 	err = pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {

@@ -34,8 +34,6 @@ func TestTailIsDecidedOnce(t *testing.T) {
 			"DELETE FROM t WHERE id IN (5, 6)",
 			"INSERT INTO t VALUES (30, 'owner', 'w')",
 		})
-	w := `"` + fmt.Sprintf("%04000d", 0) + `"`
-	_ = w
 	s.b.want(`stale_update 1 applied
 stale_update 1 applied
 stale_insert 20 applied

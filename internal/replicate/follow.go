@@ -69,6 +69,13 @@ var (
 // dataError is a failure on the way of the data, at this side, as opposed to one of the path.
 type dataError struct{ err error }
 
+// passing is a data error whose reason goes away by itself: a failover from the origin is under way, or this site's
+// fence is closed for the moment.
+type passing interface {
+	error
+	Passing() bool
+}
+
 func (e *dataError) Error() string { return e.err.Error() }
 func (e *dataError) Unwrap() error { return e.err }
 
@@ -104,6 +111,9 @@ func (f *Follow) Run(ctx context.Context) error {
 		var ours *dataError
 		if errors.As(err, &ours) || errors.As(err, &said) && said.Reason != link.Closing {
 			p = needHelp
+		}
+		if soon := passing(nil); errors.As(err, &soon) && soon.Passing() {
+			p = holdsUp
 		}
 		f.enter(Retrying, err)
 		wait := p.wait(failures)
