@@ -81,7 +81,7 @@ between sites without an error, and no two sites ever accept a write for the sam
 	flags.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	root.AddGroup(&cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "try", Title: "Try:"})
 	for group, cmds := range map[string][]*cobra.Command{
-		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts()},
+		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts(), c.rebuild()},
 		"run":     {c.up(), c.store(), c.agent(), c.gateway()},
 		"try":     {c.lab()},
 	} {

@@ -191,7 +191,7 @@ func (a *agent) connect() {
 
 func (a *agent) server() *control.Server {
 	return control.NewServer(control.ServerConfig{
-		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a},
+		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a}, Returns: returns{a},
 		Status: a.status, Deadline: a.deadline, Standby: a.standby, Conflicts: conflictLog{a.cfg.DSN}, Page: a.page, Logger: a.log,
 	})
 }

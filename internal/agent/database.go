@@ -16,6 +16,7 @@ import (
 	"github.com/atollhq/atoll/internal/lease"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/postgres"
+	"github.com/atollhq/atoll/internal/rejoin"
 	"github.com/atollhq/atoll/internal/replicate"
 	"github.com/atollhq/atoll/topo"
 )
@@ -37,6 +38,8 @@ type database struct {
 	relay    *postgres.Relay // used only where a third full site may lack changes
 	serve    *replicate.Serve
 	follows  map[topo.SiteID]*replicate.Follow
+	applying rejoin.Gate // what follows runs in
+	returns  *rejoin.Rejoin
 }
 
 // keepDatabase works with the database until ctx ends. A database that is away, not prepared or the wrong one is tried
@@ -121,6 +124,7 @@ func (a *agent) active(ctx context.Context, k *kept, ln net.Listener) error {
 	for _, origin := range a.others() {
 		db.follows[origin] = a.following(db, origin)
 	}
+	db.returns = a.returning(db)
 	a.database.Store(db)
 	defer a.database.Store(nil)
 	a.log.Info("active: this agent has the site's lease")
@@ -129,8 +133,9 @@ func (a *agent) active(ctx context.Context, k *kept, ln net.Listener) error {
 	parts, ctx := errgroup.WithContext(ctx)
 	parts.Go(func() error { return a.controller.Run(ctx) })
 	parts.Go(func() error { return db.serve.Run(ctx, ln) })
+	parts.Go(func() error { return db.returns.Run(ctx) })
 	for _, f := range db.follows {
-		parts.Go(func() error { return f.Run(ctx) })
+		parts.Go(func() error { return db.applying.Run(ctx, f.Run) })
 	}
 	if err := parts.Wait(); err != nil {
 		return err
@@ -147,7 +152,7 @@ func (a *agent) serving(db *database) *replicate.Serve {
 	return &replicate.Serve{
 		Site: a.site, Deployment: a.cfg.Spec.Deployment, Identity: a.cfg.Identity, Applied: db.applied, Logger: a.log,
 		Open: func(ctx context.Context, target topo.SiteID) (replicate.Source, error) {
-			if err := db.keeper.Differs(); err != nil {
+			if err := db.whole(); err != nil {
 				return nil, fmt.Errorf("nothing is handed on: %w", err)
 			}
 			if !slices.Contains(a.others(), target) {
@@ -181,6 +186,9 @@ func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
 		CopyFrom: origin == a.cfg.Spec.Seed, Applied: db.applied, Relay: db.relay, Logger: a.log,
 		Others: slices.DeleteFunc(a.others(), func(s topo.SiteID) bool { return s == origin }),
 		Open: func(ctx context.Context) (replicate.Sink, error) {
+			if err := db.whole(); err != nil {
+				return nil, fmt.Errorf("nothing is applied: %w", err)
+			}
 			sink, err := postgres.OpenApply(ctx, postgres.ApplyConfig{DSN: a.cfg.DSN, Site: a.site, Origin: origin, Tables: a.tables, Logger: a.log})
 			if err != nil {
 				return nil, err

@@ -112,7 +112,7 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 		s.Database.Error = st.Problem
 	}
 	if db := a.database.Load(); db != nil {
-		s.Links = db.links(a.site)
+		s.Links, s.Returning = db.links(a.site), db.returns.Status()
 		if err := markHalts(ctx, k.fence, s.Links, a.site); err != nil && s.Database.Error == "" {
 			s.Database.Error = err.Error()
 		}
@@ -244,6 +244,12 @@ func problems(st api.Status) []string {
 		}
 		if s.Keeper != nil && s.Keeper.WritersLeft != "" {
 			add("site %s: transactions outlive the lease: %s", s.Site, s.Keeper.WritersLeft)
+		}
+		for _, text := range s.Returning {
+			add("site %s: %s", s.Site, text)
+		}
+		if s.Keeper != nil && s.Keeper.Rebuild {
+			add("site %s: its database is another one than before; run `atoll rebuild --site %s`", s.Site, s.Site)
 		}
 		for _, l := range s.Links {
 			switch {

@@ -88,6 +88,12 @@ policies:
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOn(t, pgserver.Shared(t))
+}
+
+// newWorldOn is a world whose site a has its database on the given server.
+func newWorldOn(t *testing.T, first *pgserver.Server) *world {
+	t.Helper()
 	dir := t.TempDir()
 	deployment := fmt.Sprintf("w%d", worlds.Add(1))
 	var ports []any
@@ -110,7 +116,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{t: t, dir: dir, text: text, spec: s, sites: map[topo.SiteID]*site{}}
 	w.startStore(dir)
-	for id, server := range map[topo.SiteID]*pgserver.Server{"a": pgserver.Shared(t), "b": second} {
+	for id, server := range map[topo.SiteID]*pgserver.Server{"a": first, "b": second} {
 		w.sites[id] = w.newSite(id, server)
 	}
 	w.people = w.client("a")

@@ -74,6 +74,8 @@ type SiteStatus struct {
 	Opened   uint64          `json:"opened_version"` // ownership version that the fence enforces
 	Links    []LinkStatus    `json:"links,omitempty"`
 	Gateways []GatewayStatus `json:"gateways,omitempty"`
+	// Returning says what failovers have left to do here, as the lost site or as one that took its buckets over.
+	Returning []string `json:"returning,omitempty"`
 }
 
 // KeeperStatus is what the agent's keeper of lease and fence does.

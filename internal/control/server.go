@@ -24,6 +24,7 @@ type ServerConfig struct {
 	Controller *Controller
 	Hub        *Hub
 	Local      Site // this site's part in switches
+	Returns    Returns
 	Status     func(ctx context.Context, self bool) api.Status
 	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not
 	Conflicts  ConflictLog
@@ -114,6 +115,10 @@ func (s *Server) handler() http.Handler {
 	add("POST /v1/site/caught-up", sites, step(s, local.CaughtUp))
 	add("POST /v1/site/open", sites, step(s, local.Open))
 	add("POST /v1/site/abort", sites, step(s, local.Abort))
+	if s.cfg.Returns != nil {
+		add("POST /v1/rebuilds", operators, s.active(s.rebuild))
+		add("POST /v1/site/begin-anew", sites, s.active(s.beginAnew))
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &api.Error{Status: 404, Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s is not part of the API", r.Method, r.URL.Path)})
 	})

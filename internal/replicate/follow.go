@@ -133,6 +133,28 @@ func (f *Follow) Run(ctx context.Context) error {
 	}
 }
 
+// Copy connects once and takes an initial copy, for a sink that begins with one; the stream behind it is left to Run.
+func (f *Follow) Copy(ctx context.Context) error {
+	if f.Logger == nil {
+		f.Logger = slog.New(slog.DiscardHandler)
+	}
+	f.CopyFrom = true
+	err := f.attempt(ctx)
+	var said *link.Refusal
+	if f.Standby != "" && errors.As(err, &said) && said.Reason == link.Closing && !errors.Is(err, errCopied) { // the agent there stands by
+		f.second = true
+		err = f.attempt(ctx)
+	}
+	f.enter(Stopped, nil)
+	switch {
+	case errors.Is(err, errCopied):
+		return nil
+	case err == nil:
+		return errors.New("the link ended before the copy was complete")
+	}
+	return err
+}
+
 // attempt connects once and stays until something breaks.
 func (f *Follow) attempt(ctx context.Context) error {
 	f.enter(Connecting, nil)

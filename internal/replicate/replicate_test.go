@@ -608,6 +608,28 @@ func BenchmarkEndToEnd(b *testing.B) {
 	eventually(b, "everything", func() bool { return target.at("a") == n })
 }
 
+// A copy alone leaves the stream to Run.
+func TestCopyAlone(t *testing.T) {
+	t.Parallel()
+	origin, target := newOrigin("a"), newTarget(t, "b")
+	origin.write(oneTx("a", 20, "x"), oneTx("a", 30, "y"))
+	applied, err := LoadApplied(t.Context(), "b", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	like := follow(t, newTarget(t, "b"), "a", serve(t, origin).addr) // its settings and certificates
+	f := &Follow{Site: "b", Origin: "a", Deployment: like.Deployment, Addr: like.Addr, Identity: like.Identity, Settings: like.Settings, Open: target.opener("a"), Applied: applied}
+	if err := f.Copy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := target.valuesOf("a"); !slices.Equal(got, []string{"x", "y"}) || target.at("a") != 30 || f.State().Phase != Stopped {
+		t.Errorf("%v at %d, %s", got, target.at("a"), f.State().Phase)
+	}
+	if err := f.Copy(t.Context()); err == nil {
+		t.Error("a copy where one is already")
+	}
+}
+
 // holdUp is an error whose reason goes away by itself.
 type holdUp struct{}
 
