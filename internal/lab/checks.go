@@ -78,8 +78,10 @@ type EpochRow struct {
 
 // Evidence is what the databases say.
 type Evidence struct {
-	Changes []Change
-	Epochs  []EpochRow
+	Changes   []Change
+	Epochs    []EpochRow
+	Conflicts []ConflictRow
+	Losses    []Loss
 }
 
 type slot struct {

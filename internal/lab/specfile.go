@@ -30,6 +30,7 @@ type addresses struct {
 	api, link              string
 	app                    string
 	database               int
+	databasePath           string // where the site's agent reaches its database
 	gateways               map[string]gatewayAddresses
 }
 
