@@ -92,7 +92,7 @@ func (m *demo) gather(ctx context.Context) (*evidence, error) {
 			if err != nil {
 				return err
 			}
-			e.Changes, e.Epochs = append(e.Changes, seen.Changes...), append(e.Epochs, seen.Epochs...)
+			e.Changes, e.Epochs, e.Conflicts = append(e.Changes, seen.Changes...), append(e.Epochs, seen.Epochs...), append(e.Conflicts, seen.Conflicts...)
 			shop, err := readShop(ctx, db, site)
 			e.shops = append(e.shops, shop)
 			return err
@@ -166,11 +166,13 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 	r.AfterCut, r.Home = m.sumUp(e, m.of(afterCut)), m.sumUp(e, m.of(homeward))
 	m.sumUpOutages(r, e)
 	r.Cut = m.sumUpCut(e.ops)
-	seats, twice := CheckSeats(e.shops)
+	seats, twice := CheckSeats(e.shops, e.Conflicts)
 	equal := CheckEqual(e.hashes)
 	r.SeatsSoldTwice, r.SitesEqual = twice, equal.Passed()
-	r.Details = []Check{CheckK1(e.Evidence), CheckK2(e.Evidence), CheckK3(e.ops, e.shops), CheckK4(e.ops, e.Conflicts, e.Losses), CheckK6(e.ops), seats, equal,
-		CheckReleases(e.holds, e.Evidence), checkFailures(failures), m.checkSwitches(r), m.checkFailover(r), m.checkDrills(r, e), checkTail(r),
+	tail := CheckTail(e.Evidence)
+	accountFor(&tail, r)
+	r.Details = []Check{CheckK1(e.Evidence, e.ops), CheckK2(e.Evidence), CheckK3(e.ops, e.shops, e.Conflicts), CheckK4(e.ops, e.Conflicts, e.Losses), CheckK6(e.ops),
+		seats, equal, tail, CheckReleases(e.holds, e.Evidence), checkFailures(failures), m.checkSwitches(r), m.checkFailover(r), m.checkDrills(r, e),
 		m.checkLoad(r), m.checkAlive()}
 	r.Checks, r.OK = map[string]string{}, true
 	for i := range r.Details {

@@ -72,8 +72,8 @@ func TestTickets_OneSite(t *testing.T) {
 		}
 		return []Shop{s}
 	}
-	want(t, CheckK3(ops, shop()), "")
-	seats, _ := CheckSeats(shop())
+	want(t, CheckK3(ops, shop(), nil), "")
+	seats, _ := CheckSeats(shop(), nil)
 	want(t, seats, "")
 	if c := count(ops); c.Failed > 0 || c.Writes < 50 {
 		t.Errorf("%+v", c)
@@ -81,10 +81,10 @@ func TestTickets_OneSite(t *testing.T) {
 
 	bought := firstOrder(t, ops)
 	execSQL(t, db, `UPDATE orders SET number = number + 1000 WHERE id = '`+bought.ID+`'`)
-	want(t, CheckK3(ops, shop()), "was acknowledged as number")
+	want(t, CheckK3(ops, shop(), nil), "was acknowledged as number")
 	execSQL(t, db, `DELETE FROM payments WHERE order_id = '`+bought.ID+`'; DELETE FROM outbox WHERE order_id = '`+bought.ID+`';
 		DELETE FROM orders WHERE id = '`+bought.ID+`'`)
-	want(t, CheckK3(ops, shop()), "was acknowledged and is missing")
+	want(t, CheckK3(ops, shop(), nil), "was acknowledged and is missing")
 }
 
 func firstOrder(t *testing.T, ops []Operation) Receipt {
