@@ -102,6 +102,7 @@ type demo struct {
 
 	mu    sync.Mutex
 	died  []string
+	lost  topo.SiteID   // that is dead at this moment
 	stall time.Duration // the longest time during which the machine gave the lab no time
 }
 

@@ -98,11 +98,24 @@ func (m *demo) failOver(ctx context.Context) error {
 // kill injects the fault that ends a site or a part of it.
 func (m *demo) kill(ctx context.Context, o *outage, f Fault) error {
 	m.screen.say("  %s", f.Name)
+	m.setLost(o.lost)
 	o.killed = time.Now()
 	if o.cut.IsZero() {
 		o.cut = o.killed
 	}
 	return f.Inject(ctx)
+}
+
+func (m *demo) setLost(site topo.SiteID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lost = site
+}
+
+func (m *demo) isLost(site topo.SiteID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lost == site
 }
 
 // awaitTakeover waits, bounded, until the taker's database has opened its fence for every bucket of the lost site. It
@@ -205,6 +218,7 @@ func (m *demo) comeHome(ctx context.Context, o *outage, faults ...Fault) error {
 		}
 	}
 	o.back = time.Now()
+	m.setLost("")
 	if o.seen.IsZero() { // it was never replaced
 		return m.awaitCaughtUp(ctx, catchUpBound)
 	}

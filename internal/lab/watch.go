@@ -105,9 +105,12 @@ func (m *demo) display(ctx context.Context) error {
 			if now.Failed > 0 {
 				failed = m.screen.paint(yellow, failed)
 			}
-			behind := "lag unknown" // the database does not answer
+			behind := "lag unknown" // a database does not answer
 			if l := lags[site]; lagErr == nil {
 				behind = fmt.Sprintf("%d rows (%d ms) behind", l.rows, l.age.Milliseconds())
+			}
+			if m.isLost(site) {
+				behind = m.screen.paint(red, "dead")
 			}
 			lines = append(lines, fmt.Sprintf("site %s  %5.0f requests/s  %s  %d held  %s", site, rate, failed, now.Held, behind))
 		}
