@@ -76,7 +76,7 @@ func goodMove() *story {
 		write(5, "b", "three").applied(5.1, "a", "three")
 }
 
-// goodLoss of bucket 7: a is killed at 3 with two changes that b has not. b opens at 6, a comes back at 9, its tail is
+// bucketLost: bucket 7 is a's, which is killed at 3 with two changes that b has not. b opens at 6, a comes back at 9, its tail is
 // decided at 9.1 and 9.2, and at 12 the bucket goes home.
 func bucketLost() *story {
 	return new(story).lose("a", "b", 3, 6, 10).open(0, "a", 1).
