@@ -293,7 +293,7 @@ func (m *demo) startRegisters(context.Context) error {
 	if err != nil {
 		return err
 	}
-	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", "0.1", "--registers", strconv.Itoa(registers), "--register-interval", registerEvery.String(),
-		"--duration", "0s", "--timeout", loadTimeout.String(), "--history", history}, m.d.shapeFlags()...)
+	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", "0.1", "--clients", "1", "--registers", strconv.Itoa(registers), "--register-every", registerEvery.String(),
+		"--duration", "0s", "--timeout", loadTimeout.String(), "--history", history}, m.d.shapeFlags(0)...)
 	return m.d.Processes.Start(Command{Name: registersName, Path: m.d.opts.Tickets, Args: args, Dir: m.d.Dir, Env: m.d.env("")})
 }

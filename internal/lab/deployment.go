@@ -256,7 +256,7 @@ func (d *Deployment) initShop(ctx context.Context) error {
 	for i, site := range d.opts.Sites {
 		args := []string{"init", "--dsn-env", "SHOP_ADMIN_DSN", "--grant", shopRole}
 		if i == 0 {
-			args = append(args, d.shapeFlags()...)
+			args = append(args, d.shapeFlags(0)...)
 			args = append(args, "--seats", strconv.Itoa(d.opts.Shape.Seats))
 		} else {
 			args = append(args, "--schema-only")
@@ -268,8 +268,9 @@ func (d *Deployment) initShop(ctx context.Context) error {
 	return nil
 }
 
-func (d *Deployment) shapeFlags() []string {
-	return []string{"--customers", strconv.Itoa(d.opts.Shape.Customers), "--events", strconv.Itoa(d.opts.Shape.Events)}
+// shapeFlags describe the shop, all of it or without the last few of its customers.
+func (d *Deployment) shapeFlags(without int) []string {
+	return []string{"--customers", strconv.Itoa(d.opts.Shape.Customers - without), "--events", strconv.Itoa(d.opts.Shape.Events)}
 }
 
 // apply runs `atoll apply` at every site; then the lab puts its own witness beside it, before any agent runs.

@@ -66,9 +66,10 @@ func openJobs(ctx context.Context, db querier) (int, error) {
 	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[int])
 }
 
-// customersIn lists up to limit customers whose bucket is in the set.
+// customersIn lists up to limit customers whose bucket is in the set, of those who buy: the rows of the others are
+// registers, or were never touched.
 func customersIn(ctx context.Context, db querier, buckets topo.Spans, n, limit int) ([]string, error) {
-	rows, err := db.Query(ctx, `SELECT id::text FROM customers ORDER BY id`)
+	rows, err := db.Query(ctx, `SELECT id::text FROM customers WHERE orders_count > 0 ORDER BY id`)
 	if err != nil {
 		return nil, err
 	}
