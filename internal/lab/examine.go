@@ -265,7 +265,7 @@ func (m *demo) failuresOfSwitches(ops []Operation) []*Operation {
 	var out []*Operation
 	for i := range ops {
 		o := &ops[i]
-		if !o.Failed() || m.underWayInOutage(o) {
+		if !o.Failed() || o.gaveUp() || m.underWayInOutage(o) {
 			continue
 		}
 		during := o.Keyspace == users && o.overlaps(m.switching[0], m.switching[1])

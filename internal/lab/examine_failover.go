@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -107,7 +108,7 @@ func (m *demo) failuresOfOutages(ops []Operation, epochs []EpochRow) []*Operatio
 	var out []*Operation
 	for i := range ops {
 		op := &ops[i]
-		if !op.Failed() || op.Returned().Before(begin) || op.Invoked().Before(begin) && begin.Equal(m.loaded[1]) {
+		if !op.Failed() || op.gaveUp() || op.Returned().Before(begin) || op.Invoked().Before(begin) && begin.Equal(m.loaded[1]) {
 			continue
 		}
 		if slices.ContainsFunc(m.switches, func(s switchRun) bool { return m.touches(op, s) }) && !m.underWayInOutage(op) {
@@ -121,6 +122,12 @@ func (m *demo) failuresOfOutages(ops []Operation, epochs []EpochRow) []*Operatio
 		}
 	}
 	return out
+}
+
+// gaveUp tells whether a register's client was impatient. It asks again a moment later; those who wait tell whether
+// the request would have been answered.
+func (o *Operation) gaveUp() bool {
+	return o.Register() && o.Status == 0 && strings.Contains(o.Error, context.DeadlineExceeded.Error())
 }
 
 // explains tells whether a failed request may have failed because of an outage: it was under way between the kill and

@@ -43,12 +43,18 @@ func (d *Deployment) CutKinds(a, b topo.SiteID, kinds ...Kind) Fault {
 }
 
 // LoseSite is the loss of everything at a site: each of its processes and its database are killed at one moment; healing starts them
-// again, the database first. The data are as the crash left them.
+// again, the database first. The data are as the crash left them; what was still under way behind a cut died with the
+// site.
 func (d *Deployment) LoseSite(site topo.SiteID) Fault {
 	return Fault{
 		Name:   fmt.Sprintf("SIGKILL of everything at %s", site),
 		Inject: func(context.Context) error { return d.killSite(site) },
-		Heal:   func(ctx context.Context) error { return d.startSite(ctx, site) },
+		Heal: func(ctx context.Context) error {
+			if d.runs(site) {
+				return nil
+			}
+			return d.startSite(ctx, site)
+		},
 	}
 }
 
@@ -80,6 +86,11 @@ func (d *Deployment) processesOf(site topo.SiteID) []string {
 	return slices.DeleteFunc(d.Processes.Names(), func(name string) bool { return !strings.HasPrefix(name, string(site)+"/") })
 }
 
+// runs tells whether any process of a site runs.
+func (d *Deployment) runs(site topo.SiteID) bool {
+	return slices.ContainsFunc(d.processesOf(site), d.Processes.Running)
+}
+
 // killSite signals everything before it waits for anything, so that nothing at the site sees the rest of it dead.
 func (d *Deployment) killSite(site topo.SiteID) error {
 	err := d.Processes.KillAll(d.processesOf(site))
@@ -90,6 +101,11 @@ func (d *Deployment) killSite(site topo.SiteID) error {
 }
 
 func (d *Deployment) startSite(ctx context.Context, site topo.SiteID) error {
+	for other := range d.at {
+		if other != site && !d.runs(site) {
+			d.Network.Reset(site, other)
+		}
+	}
 	if s := d.databases[site]; s != nil {
 		if err := s.Restart(ctx); err != nil {
 			return fmt.Errorf("lab: database of site %s: %w", site, err)

@@ -136,7 +136,7 @@ func TestNetwork_CutKind(t *testing.T) {
 func TestLoseSite_KillsAllAndStartsAllAgain(t *testing.T) {
 	t.Parallel()
 	p := testProcesses(t, func(name string) { t.Errorf("%s ended by surprise", name) })
-	d := &Deployment{Processes: p, at: map[topo.SiteID]*addresses{"a": {}, "b": {}}}
+	d := &Deployment{Processes: p, Network: testNetwork(t), at: map[topo.SiteID]*addresses{"a": {}, "b": {}}}
 	for _, name := range []string{"a/store", "b/store", "a/agent"} {
 		if err := p.Start(roleCommand(name, "stubborn")); err != nil {
 			t.Fatal(err)
@@ -158,15 +158,15 @@ func TestLoseSite_KillsAllAndStartsAllAgain(t *testing.T) {
 	if got := running(); len(got) != 3 {
 		t.Errorf("%v run after a was started again", got)
 	}
+	if err := d.Do(t.Context(), "kill", "b"); err != nil || p.Running("b/store") {
+		t.Errorf("kill b: %v", err)
+	}
 	agent := d.KillProcess("a/agent")
 	if err := errors.Join(agent.Inject(t.Context()), agent.Heal(t.Context()), agent.Heal(t.Context())); err != nil || !p.Running("a/agent") {
 		t.Errorf("killed and healed: %v, runs %v", err, p.Running("a/agent"))
 	}
 	if err := d.Do(t.Context(), "pause", "a"); err == nil || !strings.Contains(err.Error(), "a/agent") {
 		t.Errorf("pause of a site: %v; want the names of its processes", err)
-	}
-	if err := d.Do(t.Context(), "kill", "b"); err != nil || p.Running("b/store") {
-		t.Errorf("kill b: %v", err)
 	}
 }
 
@@ -245,6 +245,17 @@ func TestOutage_Explains(t *testing.T) {
 		if got := o.explains(&test.op, second(14), 1024); got != test.want {
 			t.Errorf("%s: explained %v, want %v", test.what, got, test.want)
 		}
+	}
+	slow := via("b/g1", request(20, 21, beside, 0, 0))
+	slow.Op, slow.Error = registerRead, "context deadline exceeded"
+	m := aDemo()
+	o.cut, m.outages = second(9), []*outage{o}
+	if got := m.failuresOfOutages([]Operation{slow}, nil); len(got) != 0 {
+		t.Errorf("a register's client lost its patience, and that counts: %v", got[0])
+	}
+	slow.Error = "connection reset"
+	if got := m.failuresOfOutages([]Operation{slow}, nil); len(got) != 1 {
+		t.Errorf("%d failures, want 1", len(got))
 	}
 	buy := via("b/g1", request(12, 13, beside, 503, 0))
 	buy.Op = buyOp
