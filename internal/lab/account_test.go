@@ -128,3 +128,27 @@ func TestRTO(t *testing.T) {
 		t.Errorf("a read counts: %v", got)
 	}
 }
+
+// Two failovers may follow one kill: what was moving then is taken later. The opening says which one it was.
+func TestLossBetween(t *testing.T) {
+	t.Parallel()
+	later := lostA
+	later.ID, later.Opened = "h2", second(18)
+	losses := []Loss{lostA, later}
+	for _, test := range []struct {
+		opened   float64
+		handover topo.HandoverID
+		want     topo.HandoverID
+	}{{15, "", "h1"}, {18.2, "", "h2"}, {18.2, "h1", "h1"}, {15, "h2", "h2"}, {9, "h1", ""}, {26, "h1", ""}} {
+		var got topo.HandoverID
+		if l := lossBetween(losses, &window{site: "a"}, &window{site: "b", open: second(test.opened), handover: test.handover}); l != nil {
+			got = l.ID
+		}
+		if got != test.want {
+			t.Errorf("opened at %v by %q: loss %q, want %q", test.opened, test.handover, got, test.want)
+		}
+	}
+	if l := lossBetween(losses, &window{site: "b"}, &window{site: "a", open: second(15)}); l != nil {
+		t.Errorf("loss %q of another direction", l.ID)
+	}
+}

@@ -80,6 +80,13 @@ func TestCheckK4(t *testing.T) {
 	twoLosses.losses = append(twoLosses.losses, Loss{ID: "h2", Lost: "b", Taker: "a", Killed: second(40), Opened: second(45)})
 	unlogged2 := &tale{ops: twoLosses.ops, conflicts: slices.Clone(twoLosses.conflicts), losses: twoLosses.losses}
 	twoLosses.logged(50, "six", "five", "kept").conflicts[2].Handover = "h2"
+	crossed := &tale{ops: twoLosses.ops, conflicts: slices.Clone(twoLosses.conflicts[1:]), losses: twoLosses.losses}
+	crossed.ops = slices.DeleteFunc(slices.Clone(crossed.ops), func(o Operation) bool { return o.Value == "two" })
+	uncrossed := *crossed
+	uncrossed.conflicts = slices.Clone(crossed.conflicts)
+	crossed.conflicts[0].Handover, crossed.conflicts[1].Handover = "h2", "h1"
+	reordered := goodLoss()
+	reordered.conflicts[0].Position, reordered.conflicts[1].Position = 2, 1
 	for name, test := range map[string]struct {
 		s         *tale
 		violation string
@@ -107,6 +114,10 @@ func TestCheckK4(t *testing.T) {
 		"the last one not logged":          {&tale{ops: goodLoss().ops, conflicts: goodLoss().conflicts[:1], losses: goodLoss().losses}, "fits in no order"},
 		"logged for another failover":      {late, "fits in no order"},
 		"the second loss not logged":       {unlogged2, `it read "five"`},
+		"two losses, a version each":       {&uncrossed, ""},
+		"two losses, the logs crossed":     {crossed, "fits in no order"},
+		"the log in another order":         {reordered, "fits in no order"},
+		"an old value before the cut":      {new(tale).write(1, 2, "one").write(4, 5, "two").read(6, 7, "one").lost().logged(21, "two", "one", "kept"), `it read "one"`},
 		"no loss is known":                 {&tale{ops: goodLoss().ops, conflicts: goodLoss().conflicts}, "fits in no order"},
 		"logged, and read at the taker":    {goodLoss().read(19, 19.5, "two"), "fits in no order"},
 		"kept, and there after all":        {goodLoss().read(28, 29, "three"), `it read "three"`},

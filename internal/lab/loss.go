@@ -54,14 +54,22 @@ func column(version json.RawMessage, name string) string {
 }
 
 // lossBetween finds the loss that explains why a window's site never ended it: the lab took that site away, and the
-// other one took over.
+// other one took over. Of several failovers from one kill it is the one that the opening names, or else the nearest.
 func lossBetween(losses []Loss, from, to *window) *Loss {
+	var best *Loss
 	for i := range losses {
-		if l := &losses[i]; l.Lost == from.site && l.Taker == to.site && l.during(to.open) {
+		l := &losses[i]
+		if l.Lost != from.site || l.Taker != to.site || !l.during(to.open) {
+			continue
+		}
+		if l.ID == to.handover {
 			return l
 		}
+		if best == nil || to.open.Sub(l.Opened).Abs() < to.open.Sub(best.Opened).Abs() {
+			best = l
+		}
 	}
-	return nil
+	return best
 }
 
 // tails are the row changes that lost sites committed and that their takers did not have when they opened.
