@@ -272,7 +272,7 @@ func (m *demo) cutAndHeal(ctx context.Context) error {
 func (m *demo) awaitCaughtUp(ctx context.Context, bound time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	err := every(bounded, 250*time.Millisecond, func() (bool, error) {
+	err := every(bounded, 500*time.Millisecond, func() (bool, error) {
 		lags, err := m.d.lags(ctx) // not bounded: a dial that the bound ends is no failure
 		for _, l := range lags {
 			if l.age > time.Second {

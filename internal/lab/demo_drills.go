@@ -29,10 +29,10 @@ const (
 // commit whenever it goes on, so until then nobody can say where the dead site's epochs end, and the survivor must not
 // open.
 func (m *demo) stopApplier(ctx context.Context) error {
-	if err := m.awaitCaughtUp(ctx, catchUpBound); err != nil {
+	o, err := m.lose(ctx, stoppedApplier, m.a(), m.b())
+	if err != nil || o.trigger != nil {
 		return err
 	}
-	o := m.lose(stoppedApplier, m.a(), m.b())
 	m.screen.say("drill: %s dies while the backend that applies its changes at %s stands still", o.lost, o.taker)
 	stop, everything := m.d.StopApplier(o.taker, o.lost), m.d.LoseSite(o.lost)
 	if o.trigger = stop.Inject(ctx); o.trigger != nil {
@@ -64,10 +64,10 @@ func (m *demo) stopApplier(ctx context.Context) error {
 // and arrives late. Database, application and gateways live on. A word that meant "for so long from now" would keep
 // the fence open while the other site takes over.
 func (m *demo) holdLease(ctx context.Context) error {
-	if err := m.awaitCaughtUp(ctx, catchUpBound); err != nil {
+	o, err := m.lose(ctx, heldLeaseWrite, m.a(), m.b())
+	if err != nil || o.trigger != nil {
 		return err
 	}
-	o := m.lose(heldLeaseWrite, m.a(), m.b())
 	m.screen.say("drill: the agent of %s dies while its next lease write is held on its way to the database for %v; all else at %s lives on", o.lost, heldFor, o.lost)
 	trap := m.d.Network.HoldWhen(Way{o.lost, o.lost}, Database, []byte(leaseWrite), heldFor)
 	defer m.d.Network.Disarm(trap)
@@ -87,7 +87,7 @@ func (m *demo) holdLease(ctx context.Context) error {
 	var writing sync.WaitGroup
 	writing.Go(func() { m.writeBeside(beside, o) })
 	agent := m.d.KillProcess(string(o.lost) + "/agent")
-	err := m.kill(ctx, o, agent)
+	err = m.kill(ctx, o, agent)
 	o.held = trap.At.Add(heldFor)
 	if err == nil {
 		err = m.awaitTakeover(ctx, o)

@@ -22,7 +22,7 @@ const (
 	takeoverBound = 25 * time.Second
 	returnBound   = 40 * time.Second
 	registers     = 48
-	registerEvery = 250 * time.Millisecond
+	registerEvery = 400 * time.Millisecond
 	registersName = "registers"
 	aliveFor      = 1500 * time.Millisecond // load on the survivor alone, before a drill goes on
 )
@@ -53,8 +53,11 @@ func (o *outage) bucketCount() int {
 	return n
 }
 
-// lose begins an outage of a site at a moment at which its owner's buckets are all its own.
-func (m *demo) lose(name string, lost, taker topo.SiteID) *outage {
+// lose begins an outage of a site, once both sites are level.
+func (m *demo) lose(ctx context.Context, name string, lost, taker topo.SiteID) (*outage, error) {
+	if err := m.awaitCaughtUp(ctx, catchUpBound); err != nil {
+		return nil, err
+	}
 	o := &outage{name: name, lost: lost, taker: taker, buckets: map[topo.KeyspaceID]topo.Spans{}}
 	if b := m.owned[lost]; len(b) > 0 {
 		o.buckets[users] = topo.SpansOf(b...)
@@ -62,18 +65,22 @@ func (m *demo) lose(name string, lost, taker topo.SiteID) *outage {
 	if m.catalogAt == lost {
 		o.buckets[catalog] = topo.SpansOf(0)
 	}
+	if len(o.buckets) == 0 {
+		o.trigger = fmt.Errorf("%s owns nothing that could be lost", lost)
+		m.screen.say("%s is left out: %v", name, o.trigger)
+	}
 	m.outages = append(m.outages, o)
-	return o
+	return o, nil
 }
 
 // failOver is the accident that the rest is for: the replication from a site breaks, so that it has committed what no
 // other site has; a moment later everything at the site is dead. The other site takes over by itself. Then the site
 // comes back with what it had, and its users go home.
 func (m *demo) failOver(ctx context.Context) error {
-	if err := m.awaitCaughtUp(ctx, catchUpBound); err != nil {
+	o, err := m.lose(ctx, nominalLoss, m.a(), m.b())
+	if err != nil || o.trigger != nil {
 		return err
 	}
-	o := m.lose(nominalLoss, m.a(), m.b())
 	m.screen.say("an accident at %s, which has %d buckets of users and the catalogue: its replication breaks; for %v more its users go on", o.lost, o.buckets[users].Len(), tailTime)
 	link, everything := m.d.CutKinds(o.lost, o.taker, Link), m.d.LoseSite(o.lost)
 	o.cut = time.Now()
@@ -220,7 +227,7 @@ func (m *demo) comeHome(ctx context.Context, o *outage, faults ...Fault) error {
 	o.back = time.Now()
 	m.setLost("")
 	if o.seen.IsZero() { // it was never replaced
-		return m.awaitCaughtUp(ctx, catchUpBound)
+		return nil
 	}
 	if err := m.awaitSettled(ctx, o); err != nil {
 		return err

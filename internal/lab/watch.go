@@ -63,10 +63,10 @@ func (d *Deployment) lags(ctx context.Context) (map[topo.SiteID]lag, error) {
 }
 
 // bornAfter counts the row changes that a database has committed itself after a moment, and says when the first of
-// them was committed. One that was written within a minute before may have been committed behind it.
+// them was committed. One that was written a few seconds before may have been committed behind it.
 func bornAfter(ctx context.Context, db querier, t time.Time) (n int, oldest time.Time, err error) {
 	rows, err := db.Query(ctx, `SELECT count(*), coalesce(min(pg_xact_commit_timestamp(xid)), now()) FROM lab.change
-		WHERE NOT applied AND at > $1::timestamptz - interval '1 minute' AND pg_xact_commit_timestamp(xid) > $1`, t)
+		WHERE NOT applied AND at > $1::timestamptz - interval '5 seconds' AND pg_xact_commit_timestamp(xid) > $1`, t)
 	if err != nil {
 		return 0, time.Time{}, err
 	}
