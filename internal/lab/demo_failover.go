@@ -21,8 +21,8 @@ const (
 	downTime      = 10 * time.Second // a lost site stays down at least so long
 	takeoverBound = 25 * time.Second
 	returnBound   = 40 * time.Second
-	registers     = 48
-	registerEvery = 400 * time.Millisecond
+	registers     = 40
+	registerEvery = 500 * time.Millisecond
 	registersName = "registers"
 	aliveFor      = 1500 * time.Millisecond // load on the survivor alone, before a drill goes on
 )
