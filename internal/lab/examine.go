@@ -158,6 +158,9 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 	if all.Total() > 0 {
 		r.Requests.WriteShare = round(float64(all.Writes)/float64(all.Total()), 3)
 	}
+	if err := m.keepConflicts(e.Conflicts); err != nil {
+		return nil, err
+	}
 	failures := append(m.failuresOfSwitches(e.ops), m.failuresOfOutages(e.ops, e.Epochs)...)
 	r.Switch = m.sumUp(e, m.of(nominal))
 	r.nominal = r.Switch
@@ -225,7 +228,7 @@ func (m *demo) sumUp(e *evidence, runs []switchRun) Switches {
 		maps.Copy(handovers, handoversOf(s, e.Epochs))
 		for i := range e.ops {
 			if o := &e.ops[i]; m.touches(o, s) {
-				if o.Failed() {
+				if o.Failed() && !o.gaveUp() && !m.underWayInOutage(o) {
 					out.FailedRequests++
 				}
 				if o.HeldMS > 0 {

@@ -1,9 +1,13 @@
 package lab
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -54,6 +58,22 @@ const (
 	stoppedApplier = "stopped_applier"
 	heldLeaseWrite = "held_lease_write"
 )
+
+// keepConflicts writes the conflict logs of all sites beside the report, an entry a line.
+func (m *demo) keepConflicts(rows []ConflictRow) error {
+	var out bytes.Buffer
+	for i := range rows {
+		line, err := json.Marshal(&rows[i])
+		if err != nil {
+			return fmt.Errorf("lab: conflict log of %s: %w", rows[i].Database, err)
+		}
+		out.Write(append(line, '\n'))
+	}
+	if err := os.WriteFile(filepath.Join(m.opts.Out, "conflicts.jsonl"), out.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("lab: conflict logs: %w", err)
+	}
+	return nil
+}
 
 // quietEnd is when the first loss begins; what fails from then on is looked at with the losses.
 func (m *demo) quietEnd() time.Time {
