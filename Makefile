@@ -18,7 +18,7 @@ tools: ## install PostgreSQL and a C compiler where they are missing
 build: ## build the binaries: bin/atoll, bin/tickets
 	go build $(TAGS) -trimpath -o $(BIN)/ ./cmd/atoll ./examples/tickets
 
-demo: tools build ## two sites and a witness on this machine: load, switches, a cut; report in out/demo.json
+demo: tools build ## two sites and a witness on this machine: load, switches, a cut, a failover; report in out/demo.json
 	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out
 
 check: ## format, vet, lint, import rules

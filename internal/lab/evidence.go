@@ -202,16 +202,3 @@ func progressOf(ctx context.Context, db querier) (born, applied int, err error) 
 	c, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[counts])
 	return c.Born, c.Applied, err
 }
-
-// bornAt is when the n-th row change of a database's own was written; zero: it has not that many.
-func bornAt(ctx context.Context, db querier, n int) (time.Time, error) {
-	rows, err := db.Query(ctx, `SELECT pg_xact_commit_timestamp(xid) FROM lab.change WHERE NOT applied ORDER BY seq OFFSET $1 LIMIT 1`, n)
-	if err != nil {
-		return time.Time{}, err
-	}
-	at, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[*time.Time])
-	if errors.Is(err, pgx.ErrNoRows) || at == nil {
-		return time.Time{}, nil
-	}
-	return *at, err
-}

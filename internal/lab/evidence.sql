@@ -16,6 +16,7 @@ CREATE TABLE lab.change (
     key     text NOT NULL,               -- the routing key; '' for tables with one home
     pk      text NOT NULL
 );
+CREATE INDEX ON lab.change (at); -- for what is not at the other site yet
 
 CREATE TABLE lab.epoch (
     seq      bigint GENERATED ALWAYS AS IDENTITY,

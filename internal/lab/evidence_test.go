@@ -93,11 +93,11 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 	if err != nil || born != 4 || applied != 2 {
 		t.Errorf("%d born, %d applied, %v", born, applied, err)
 	}
-	if at, err := bornAt(t.Context(), db, 2); err != nil || at.IsZero() {
-		t.Errorf("third change at %v, %v", at, err)
+	if n, oldest, err := bornAfter(t.Context(), db, before.Add(-time.Second)); err != nil || n != 4 || oldest.Before(before.Add(-time.Second)) {
+		t.Errorf("%d changes, the oldest at %v, %v; want 4", n, oldest, err)
 	}
-	if at, err := bornAt(t.Context(), db, 4); err != nil || !at.IsZero() {
-		t.Errorf("fifth change at %v, %v; want none", at, err)
+	if n, _, err := bornAfter(t.Context(), db, time.Now().Add(time.Second)); err != nil || n != 0 {
+		t.Errorf("%d changes from now on, %v; want none", n, err)
 	}
 	if err := forgetChanges(t.Context(), db); err != nil {
 		t.Fatal(err)
