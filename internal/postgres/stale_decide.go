@@ -353,7 +353,7 @@ func (d *tailDecision) writer(ctx context.Context, r *tailRow, bucket topo.Bucke
 	if !ok {
 		cut = r.cut
 	}
-	full := d.xid - uint64(uint32(d.xid)-local.xid) // of the last 2^32 transactions, the one with these 32 bits
+	full := fullXID(d.xid, local.xid)
 	if local.xid < 3 || full < cut.before || d.w.s.commitTime && local.site == d.t.tx.Origin {
 		return writerNone, nil
 	}
@@ -379,6 +379,12 @@ func (d *tailDecision) writer(ctx context.Context, r *tailRow, bucket topo.Bucke
 	}
 	d.memo[key] = state
 	return state, nil
+}
+
+// fullXID is the transaction with these 32 bits that is nearest to one that is known whole. It may be a later one: a row
+// can be written by a transaction that began behind the deciding one and committed before it looked.
+func fullXID(near uint64, bits uint32) uint64 {
+	return near + uint64(int64(int32(bits-uint32(near))))
 }
 
 // row carries one row's decision out and writes it down with both versions.
