@@ -137,6 +137,7 @@ func CheckK2(e Evidence) Check {
 	tail := tailsOf(e)
 	born := bySlot(deleteFunc(e.Changes, func(c *Change) bool { return c.Applied || tail.has(c) }), changeSlot)
 	applied := bySlot(deleteFunc(e.Changes, func(c *Change) bool { return !c.Applied }), changeSlot)
+	taken := takenDecisions(e.Conflicts)
 	handovers, compared := 0, 0
 	for _, s := range slots(rows, born) {
 		ws := windows(rows[s])
@@ -146,7 +147,7 @@ func CheckK2(e Evidence) Check {
 			}
 			handovers++
 			checkMarkerArrived(&c, s, rows[s], &ws[i-1], &ws[i])
-			compared += checkApplied(&c, s, &ws[i-1], &ws[i], born[s], applied[s])
+			compared += checkApplied(&c, s, &ws[i-1], &ws[i], toBring(born[s], taken, ws[i].site), applied[s])
 		}
 	}
 	c.Looked = fmt.Sprintf("%d bucket handovers, %d row changes before them", handovers, compared)
@@ -200,6 +201,35 @@ func checkApplied(c *Check, s slot, from, to *window, born, applied []*Change) i
 		}
 	}
 	return n
+}
+
+// transaction names one of a database's transactions.
+type transaction struct {
+	database topo.SiteID
+	xid      uint32
+}
+
+// takenDecisions lists the transactions that applied a stale change, with the site whose change it was: that site has
+// it already, so nobody brings it there.
+func takenDecisions(conflicts []ConflictRow) map[transaction]topo.SiteID {
+	out := map[transaction]topo.SiteID{}
+	for _, r := range conflicts {
+		if r.Decision == decisionApplied && r.DecidedXID != 0 {
+			out[transaction{r.Database, r.DecidedXID}] = r.Origin
+		}
+	}
+	return out
+}
+
+// toBring leaves out what a site had before anybody else.
+func toBring(born []*Change, taken map[transaction]topo.SiteID, to topo.SiteID) []*Change {
+	var out []*Change
+	for _, ch := range born {
+		if !ch.Decided || taken[transaction{ch.Database, ch.XID}] != to {
+			out = append(out, ch)
+		}
+	}
+	return out
 }
 
 // ordinary lists what applications committed.

@@ -189,7 +189,8 @@ func checkPayments(c *Check, s *Shop) {
 
 // CheckSeats: no seat is sold twice, by the catalogue's word and by the orders'. Seats and customers are written at
 // different places: a lost site may have sold a seat to an order that stands, and the sale itself was not kept, because
-// the taker had given the seat away. The conflict log names such a sale, and the shop has to make it good.
+// the taker had given the seat away; or it may have given back the seat of an order whose cancellation was not kept. The
+// conflict log names such a sale or cancellation, and the shop has to make it good.
 func CheckSeats(sites []Shop, conflicts []ConflictRow) (Check, int) {
 	c := Check{Name: "seats", Claim: "no seat is sold twice; catalogue and orders agree"}
 	out := outvotedIn(conflicts)
@@ -199,7 +200,7 @@ func CheckSeats(sites []Shop, conflicts []ConflictRow) (Check, int) {
 		sold = max(sold, len(s.Sold))
 		bySeat := map[string][]string{}
 		for _, id := range slices.Sorted(maps.Keys(s.Orders)) {
-			if o := s.Orders[id]; o.Status == "confirmed" && !out.sales[sale{o.Seat, id}] {
+			if o := s.Orders[id]; o.Status == "confirmed" && !out.sales[sale{o.Seat, id}] && !out.cancels[id] {
 				bySeat[o.Seat] = append(bySeat[o.Seat], id)
 			}
 		}
@@ -216,7 +217,7 @@ func CheckSeats(sites []Shop, conflicts []ConflictRow) (Check, int) {
 		}
 		twice = max(twice, here)
 	}
-	c.Looked = fmt.Sprintf("%d seats sold; %d sales stand in the conflict logs only", sold, len(out.sales))
+	c.Looked = fmt.Sprintf("%d seats sold; %d sales and %d cancellations stand in the conflict logs only", sold, len(out.sales), len(out.cancels))
 	if sold == 0 {
 		c.Error = "no seat was sold"
 	}

@@ -160,14 +160,14 @@ func readEpochs(ctx context.Context, db querier, site topo.SiteID) ([]EpochRow, 
 // readConflicts reads a database's conflict log.
 func readConflicts(ctx context.Context, db querier, site topo.SiteID) ([]ConflictRow, error) {
 	rows, err := db.Query(ctx, `SELECT origin, position, source_xid, kind, table_name, keyspace, coalesce(bucket, 0), coalesce(epoch, 0), handover,
-		local_row, remote_row, decision, at FROM atoll.conflict ORDER BY id`)
+		local_row, remote_row, decision, at, coalesce(decided_xid & 4294967295, 0) FROM atoll.conflict ORDER BY id`)
 	if err != nil {
 		return nil, fmt.Errorf("lab: conflicts of %s: %w", site, err)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (ConflictRow, error) {
 		r := ConflictRow{Database: site}
 		return r, row.Scan(&r.Origin, &r.Position, &r.XID, &r.Kind, &r.Table, &r.Keyspace, &r.Bucket, &r.Epoch, &r.Handover,
-			&r.Local, &r.Remote, &r.Decision, &r.At)
+			&r.Local, &r.Remote, &r.Decision, &r.At, &r.DecidedXID)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lab: conflicts of %s: %w", site, err)

@@ -37,6 +37,7 @@ type ConflictRow struct {
 	Local, Remote    json.RawMessage // column → text form; null: no row
 	Decision         string          // applied, kept, logged
 	At               time.Time       // written in Database, a little before the decision's commit
+	DecidedXID       uint32          // Database's transaction that decided a stale change; 0: no stale one
 }
 
 const (
