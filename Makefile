@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PLANT ?=
+POOLER ?=
 TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
@@ -18,8 +19,8 @@ tools: ## install PostgreSQL and a C compiler where they are missing
 build: ## build the binaries: bin/atoll, bin/tickets
 	go build $(TAGS) -trimpath -o $(BIN)/ ./cmd/atoll ./examples/tickets
 
-demo: tools build ## two sites and a witness on this machine: load, switches, a cut; report in out/demo.json
-	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out
+demo: tools build ## two sites and a witness on this machine: load, switches, a cut; report in out/demo.json (POOLER=pgbouncer)
+	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
 
 check: ## format, vet, lint, import rules
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted (run gofmt -w):"; gofmt -l $$(git ls-files '*.go'); exit 1; }

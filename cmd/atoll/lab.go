@@ -34,6 +34,7 @@ and is gone when the lab ends.
 	flags.StringVar(&o.Tickets, "tickets", "bin/tickets", "the ticket shop's binary to run")
 	flags.DurationVar(&o.RTT, "rtt", 30*time.Millisecond, "round trip between two sites")
 	flags.IntVar(&o.Gateways, "gateways", 2, "gateways per site")
+	flags.StringVar(&o.Pooler, "pooler", "", "connection pooler between shop and database: pgbouncer, in transaction mode; empty for none")
 	cmd.AddCommand(c.labDemo(&o), c.labUp(&o), labTell())
 	return cmd
 }

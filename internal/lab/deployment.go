@@ -38,6 +38,7 @@ type Options struct {
 	Buckets  int           // of the keyspace users, default 256
 	RTT      time.Duration // default 30ms
 	Jitter   time.Duration
+	Pooler   string // in front of the shops' databases: "" for none, or PgBouncer
 	Shape    Shape
 }
 
@@ -78,13 +79,17 @@ type Deployment struct {
 	at        map[topo.SiteID]*addresses
 	watchdog  *watchdog
 	databases map[topo.SiteID]*pgserver.Server
-	deaths    chan string // names of processes that ended by themselves
+	poolers   map[topo.SiteID]*pgserver.Pooler // nil without
+	deaths    chan string                      // names of processes that ended by themselves
 	closing   sync.Once
 }
 
 // Build builds and starts a deployment and waits until it serves; say hears what it does. On an error nothing is left.
 func Build(ctx context.Context, o Options, say func(string)) (_ *Deployment, err error) {
 	o.setDefaults()
+	if err := checkPooler(o.Pooler); err != nil {
+		return nil, err
+	}
 	for _, bin := range []*string{&o.Atoll, &o.Tickets} {
 		if *bin, err = filepath.Abs(*bin); err != nil {
 			return nil, fmt.Errorf("lab: %w", err)
@@ -109,6 +114,7 @@ func Build(ctx context.Context, o Options, say func(string)) (_ *Deployment, err
 		{"networks and addresses", d.layOut},
 		{"certificates", d.certify},
 		{"databases", d.startDatabases},
+		{"poolers", d.startPoolers},
 		{"the shop's tables", d.initShop},
 		{"atoll apply", d.apply},
 		{"stores", d.startStores},
@@ -198,7 +204,7 @@ func (d *Deployment) env(site topo.SiteID) []string {
 	env := []string{runEnv + "=" + d.Dir}
 	if s := d.databases[site]; s != nil {
 		env = append(env, "ATOLL_DSN="+s.DSN(agentRole, database), "ATOLL_ADMIN_DSN="+s.DSN(pgserver.Superuser, database),
-			"SHOP_DSN="+s.DSN(shopRole, database), "SHOP_ADMIN_DSN="+s.DSN(pgserver.Superuser, database))
+			"SHOP_DSN="+d.shopDSN(site), "SHOP_ADMIN_DSN="+s.DSN(pgserver.Superuser, database))
 	}
 	return env
 }

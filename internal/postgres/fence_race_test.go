@@ -37,6 +37,13 @@ func TestFenceRace(t *testing.T) {
 	} else if testing.Short() {
 		duration = 4 * time.Second
 	}
+	s := newFenceSite(t, pgserver.Shared(t), fenceTables, fenceDeployment()).install()
+	runFenceRace(t, s, duration)
+}
+
+// runFenceRace races on a site whose application connects by the site's appDSN.
+func runFenceRace(t *testing.T, s *fenceSite, duration time.Duration) {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("ATOLL_SEED"); text != "" {
 		var err error
@@ -44,9 +51,8 @@ func TestFenceRace(t *testing.T) {
 			t.Fatalf("ATOLL_SEED: %v", err)
 		}
 	}
-	t.Logf("seed %d; again with: ATOLL_SEED=%[1]d ATOLL_RACE=%s go test -run TestFenceRace ./internal/postgres", seed, duration)
+	t.Logf("seed %d; again with: ATOLL_SEED=%[1]d ATOLL_RACE=%s go test -run '^%[3]s$' ./internal/postgres", seed, duration, t.Name())
 
-	s := newFenceSite(t, pgserver.Shared(t), fenceTables, fenceDeployment()).install()
 	s.openAll(1)
 	s.extend(duration + 10*time.Minute)
 	s.exec(s.adminDSN, "ALTER ROLE "+s.app+" SET deadlock_timeout = '20ms'", "SELECT pg_create_logical_replication_slot('race_"+s.db+"', 'test_decoding')")
