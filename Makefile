@@ -8,7 +8,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo check test fuzz clean tools
+.PHONY: help build demo demo-pgbench check test fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ build: ## build the binaries: bin/atoll, bin/tickets
 
 demo: tools build ## two sites and a witness on this machine: load, switches, a cut; report in out/demo.json (POOLER=pgbouncer)
 	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
+
+demo-pgbench: tools build ## pgbench's bank, adopted under its clients and moved while they work; report in out/pgbench.json
+	$(BIN)/atoll lab pgbench --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
 
 check: ## format, vet, lint, import rules
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted (run gofmt -w):"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -40,6 +40,8 @@ type Options struct {
 	Jitter   time.Duration
 	Pooler   string // in front of the shops' databases: "" for none, or PgBouncer
 	Shape    Shape
+
+	reshape func(*spec.Spec) // for another application than the shop
 }
 
 // Shape is how much there is in the shop.
@@ -84,8 +86,31 @@ type Deployment struct {
 	closing   sync.Once
 }
 
+// buildStep is one step of building a deployment.
+type buildStep struct {
+	what string
+	do   func(context.Context) error
+}
+
 // Build builds and starts a deployment and waits until it serves; say hears what it does. On an error nothing is left.
-func Build(ctx context.Context, o Options, say func(string)) (_ *Deployment, err error) {
+func Build(ctx context.Context, o Options, say func(string)) (*Deployment, error) {
+	return build(ctx, o, say, func(d *Deployment) []buildStep {
+		return []buildStep{
+			{"networks and addresses", d.layOut},
+			{"certificates", d.certify},
+			{"databases", d.startDatabases},
+			{"poolers", d.startPoolers},
+			{"the shop's tables", d.initShop},
+			{"atoll apply", d.apply},
+			{"stores", d.startStores},
+			{"agents", d.startAgents},
+			{"gateways and shops", d.startFronts},
+			{"first copy of the data", d.awaitHealthy},
+		}
+	})
+}
+
+func build(ctx context.Context, o Options, say func(string), steps func(*Deployment) []buildStep) (_ *Deployment, err error) {
 	o.setDefaults()
 	if err := checkPooler(o.Pooler); err != nil {
 		return nil, err
@@ -107,21 +132,7 @@ func Build(ctx context.Context, o Options, say func(string)) (_ *Deployment, err
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	for _, step := range []struct {
-		what string
-		do   func(context.Context) error
-	}{
-		{"networks and addresses", d.layOut},
-		{"certificates", d.certify},
-		{"databases", d.startDatabases},
-		{"poolers", d.startPoolers},
-		{"the shop's tables", d.initShop},
-		{"atoll apply", d.apply},
-		{"stores", d.startStores},
-		{"agents", d.startAgents},
-		{"gateways and shops", d.startFronts},
-		{"first copy of the data", d.awaitHealthy},
-	} {
+	for _, step := range steps(d) {
 		say(step.what)
 		if err := step.do(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w", step.what, err)
@@ -174,6 +185,9 @@ func (d *Deployment) layOut(context.Context) error {
 	s, err := makeSpec(d.opts, d.at, d.Network)
 	if err != nil {
 		return err
+	}
+	if d.opts.reshape != nil {
+		d.opts.reshape(s)
 	}
 	d.SpecFile = filepath.Join(d.Dir, "atoll.yaml")
 	d.Spec, err = writeSpec(d.SpecFile, s)
