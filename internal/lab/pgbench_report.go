@@ -53,6 +53,7 @@ type BenchSwitch struct {
 	Outcome  string      `json:"outcome"`
 	Phase    string      `json:"phase"`
 	TookMS   int64       `json:"took_ms"`            // the operator's command
+	ClosedMS float64     `json:"closed_ms"`          // from the closed fence at the old owner to the open one at the new, as its record says
 	SilentMS int64       `json:"without_service_ms"` // between two acknowledgements of any client
 	Ended    int         `json:"clients_ended"`      // by the fence or a broken connection
 	Broken   int         `json:"connections_broken"` // of those: the transaction's outcome was not known to the client
@@ -124,6 +125,9 @@ func (b *bench) switched(done []benchTx, runs []benchRun) BenchSwitch {
 	m := b.move
 	s := BenchSwitch{From: m.from, To: m.to, Outcome: m.record.Outcome, Phase: m.record.Phase, TookMS: m.end.Sub(m.start).Milliseconds(),
 		SilentMS: silentFor(done, m.start, m.end).Milliseconds()}
+	if m.record.Pause != nil {
+		s.ClosedMS = round(m.record.Pause.ClosedMS, 1)
+	}
 	s.Ended, s.Broken = endedBetween(runs, m.start, m.end.Add(time.Second))
 	if m.err != nil {
 		s.Error = m.err.Error()
@@ -188,8 +192,8 @@ func (r *BenchReport) text(s *screen) string {
 		t.Acknowledged, t.PerSecond, t.History, t.Logged, t.Unheard)
 	line("  adopted in %.1f s with %d transactions meanwhile; at most %d ms without one; %d clients ended by it", r.Adoption.Seconds, r.Adoption.Acknowledged,
 		r.Adoption.SilentMS, r.Adoption.Ended)
-	line("  switch %s → %s: %s; %d ms for the operator, %d ms without service, of which the clients' own restart is a part; %d clients ended by it, %d of them in the middle of a transaction",
-		r.Switch.From, r.Switch.To, r.Switch.Outcome, r.Switch.TookMS, r.Switch.SilentMS, r.Switch.Ended, r.Switch.Broken)
+	line("  switch %s → %s: %s; %d ms for the operator, closed for %.0f ms; %d ms without service, with the restart of the clients; %d clients ended by it, %d of them in the middle of a transaction",
+		r.Switch.From, r.Switch.To, r.Switch.Outcome, r.Switch.TookMS, r.Switch.ClosedMS, r.Switch.SilentMS, r.Switch.Ended, r.Switch.Broken)
 	line("  lives of clients, by how they ended:")
 	for _, how := range slices.Sorted(maps.Keys(r.Lives)) {
 		line("    %5d  %s", r.Lives[how], how)
