@@ -63,6 +63,7 @@ type bench struct {
 	adopting   [2]time.Time // from the last moment without Atoll to two sites that are level
 	span       [2]time.Time // of the load that follows
 	move       benchMove
+	loss       benchLoss
 }
 
 // benchMove is the switch in the middle of the load.
@@ -74,7 +75,7 @@ type benchMove struct {
 }
 
 // Pgbench fills a bank at one site, lets its clients work, adopts it, copies it to a second site, and moves it while
-// the clients go on. It returns nil exactly if every check passed.
+// the clients go on; then it loses the site where the bank is, and brings it back. It returns nil exactly if every check passed.
 func Pgbench(ctx context.Context, o PgbenchOptions) (err error) {
 	o.setDefaults()
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
@@ -121,7 +122,7 @@ func (b *bench) play(ctx context.Context) (*BenchReport, error) {
 	b.span = [2]time.Time{now, now.Add(b.opts.Duration)}
 	b.screen.say("both sites are there; %v of load begin", b.opts.Duration)
 	b.clients.endAt(b.span[1])
-	for _, step := range []func(context.Context) error{b.switchOver, b.settle} {
+	for _, step := range []func(context.Context) error{b.switchOver, b.lose, b.settle} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

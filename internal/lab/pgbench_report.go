@@ -20,6 +20,7 @@ type BenchReport struct {
 	Lives        map[string]int           `json:"client_lives"` // how the clients' processes ended, and how often
 	Adoption     BenchAdoption            `json:"adoption"`
 	Switch       BenchSwitch              `json:"switch"`
+	Failover     BenchFailover            `json:"failover"`
 	Balances     map[topo.SiteID]Balances `json:"balances"`
 	SitesEqual   bool                     `json:"sites_equal"`
 	Checks       map[string]string        `json:"checks"`
@@ -82,7 +83,8 @@ func (b *bench) examine(ctx context.Context) (*BenchReport, error) {
 	}
 	r.Adoption = b.adoption(done, runs)
 	r.Switch = b.switched(done, runs)
-	r.Details = []Check{CheckBalances(e.balances), CheckEqual(e.hashes), present, CheckUnheard(unheard, r.Lives), b.checkMove()}
+	r.Failover = b.failedOver(done, runs)
+	r.Details = []Check{CheckBalances(e.balances), CheckEqual(e.hashes), present, CheckUnheard(unheard, r.Lives), b.checkMove(), b.checkLoss(r.Failover)}
 	for i := range r.Details {
 		r.Checks[r.Details[i].Name] = r.Details[i].Result()
 	}
@@ -194,6 +196,10 @@ func (r *BenchReport) text(s *screen) string {
 		r.Adoption.SilentMS, r.Adoption.Ended)
 	line("  switch %s → %s: %s; %d ms for the operator, closed for %.0f ms; %d ms without service, with the restart of the clients; %d clients ended by it, %d of them in the middle of a transaction",
 		r.Switch.From, r.Switch.To, r.Switch.Outcome, r.Switch.TookMS, r.Switch.ClosedMS, r.Switch.SilentMS, r.Switch.Ended, r.Switch.Broken)
+	f := r.Failover
+	line("  failover %s → %s: first transaction %d ms after the kill (expected at most %d ms), %d ms without service, with the restart of the clients;", f.Lost, f.Taker, f.RTOms, f.ExpectedRTOms, f.SilentMS)
+	line("    %d transactions were not at %s, the oldest from %d ms before the kill; after the return, settled in %d ms, %d rows of the tail stand and %d gave way",
+		f.RPO, f.Taker, f.RPOms, f.SettledMS, f.AppliedRows, f.KeptRows)
 	line("  lives of clients, by how they ended:")
 	for _, how := range slices.Sorted(maps.Keys(r.Lives)) {
 		line("    %5d  %s", r.Lives[how], how)
