@@ -63,7 +63,8 @@ func (c *cli) labPgbench(o *lab.Options) *cobra.Command {
 		Short: "pgbench's bank, adopted under its clients and moved while they work; exit 0 if every check passes",
 		Long: `Fills a database with pgbench at one site and lets its clients work. Then atoll apply --adopt prepares that database under
 them, agents start, and the bank is copied to the second site. A third into the load the bank is switched there. A client that the
-fence refuses ends, as pgbench does with any error, and is started again at the site that atoll status names.`,
+fence refuses ends, as pgbench does with any error, and is started again at the site that atoll status names. Two thirds into the
+load everything at the bank's site is killed; the other one takes over, and the lost one returns.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			bench.Options, bench.JSON = *o, c.json
@@ -74,6 +75,7 @@ fence refuses ends, as pgbench does with any error, and is started again at the 
 	cmd.Flags().StringVar(&bench.Out, "out", "out", "folder of the report, pgbench.json")
 	cmd.Flags().DurationVar(&bench.Duration, "duration", time.Minute, "of the load, once both sites are there")
 	cmd.Flags().IntVar(&bench.Clients, "clients", 4, "clients of one connection each")
+	cmd.Flags().IntVar(&bench.Rate, "rate", 400, "transactions a second of all clients; -1: as fast as they can, which may be faster than this machine replicates")
 	cmd.Flags().IntVar(&bench.Scale, "scale", 5, "pgbench's scale: branches, each with 100000 accounts")
 	return cmd
 }

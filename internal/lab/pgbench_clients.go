@@ -115,8 +115,12 @@ func (c *benchClients) live(ctx context.Context, b *bench, client int) error {
 		site := c.where(ctx, b)
 		if site != "" {
 			run := benchRun{Client: client, Site: site, Began: time.Now(), log: filepath.Join(b.logs, fmt.Sprintf("c%d-%d", client, n))}
-			_, err := b.d.Processes.Run(ctx, Command{Name: fmt.Sprintf("pgbench client %d", client), Path: b.pgbench, Dir: b.d.Dir, Env: append(b.d.env(""), "PGCONNECT_TIMEOUT=5"),
-				Args: append([]string{"-n", "-c", "1", "-T", strconv.Itoa(max(1, int(left.Seconds()))), "-l", "--log-prefix", run.log}, b.connect(site)...)})
+			args := []string{"-n", "-c", "1", "-T", strconv.Itoa(max(1, int(left.Seconds()))), "-l", "--log-prefix", run.log}
+			if b.opts.Rate > 0 {
+				args = append(args, "-R", strconv.FormatFloat(float64(b.opts.Rate)/float64(c.n), 'f', -1, 64))
+			}
+			_, err := b.d.Processes.Run(ctx, Command{Name: fmt.Sprintf("pgbench client %d", client), Path: b.pgbench, Dir: b.d.Dir,
+				Env: append(b.d.env(""), "PGCONNECT_TIMEOUT=5"), Args: append(args, b.connect(site)...)})
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -228,7 +232,8 @@ func (c *benchClients) acknowledged() ([]benchTx, error) {
 	return out, nil
 }
 
-// readBenchLog reads a file of pgbench --log: client, number, latency in µs, script, then when it was done, in seconds and µs.
+// readBenchLog reads a file of pgbench --log: client, number, latency in µs, script, when it was done, in seconds and µs,
+// and with a rate how much of the latency went before its begin, in µs.
 func readBenchLog(path string, client int) ([]benchTx, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -253,13 +258,17 @@ func parseBenchLine(line string) (benchTx, error) {
 	if len(fields) < 6 {
 		return benchTx{}, fmt.Errorf("%q is no line of pgbench --log", line)
 	}
-	var n [3]int64
-	for i, field := range []string{fields[2], fields[4], fields[5]} {
+	wanted := []string{fields[2], fields[4], fields[5]}
+	if len(fields) > 6 {
+		wanted = append(wanted, fields[6])
+	}
+	var n [4]int64
+	for i, field := range wanted {
 		var err error
 		if n[i], err = strconv.ParseInt(field, 10, 64); err != nil {
 			return benchTx{}, fmt.Errorf("%q is no line of pgbench --log", line)
 		}
 	}
 	end := n[1]*1_000_000 + n[2]
-	return benchTx{began: end - n[0], end: end}, nil
+	return benchTx{began: end - n[0] + n[3], end: end}, nil
 }

@@ -13,11 +13,12 @@ import (
 
 func TestParseBenchLine(t *testing.T) {
 	t.Parallel()
-	got, err := parseBenchLine("0 199 2241 0 1175850568 995598 10")
-	if err != nil || got != (benchTx{began: 1175850568_993357, end: 1175850568_995598}) {
-		t.Errorf("%+v, %v", got, err)
+	for line, began := range map[string]int64{"0 199 2241 0 1175850568 995598": 1175850568_993357, "0 199 2241 0 1175850568 995598 241": 1175850568_993598} {
+		if got, err := parseBenchLine(line); err != nil || got != (benchTx{began: began, end: 1175850568_995598}) {
+			t.Errorf("%+v, %v", got, err)
+		}
 	}
-	for _, bad := range []string{"", "0 199 failed 0 1175850568 995598", "0 199 2241 0 x 995598", "0 1 2"} {
+	for _, bad := range []string{"", "0 199 failed 0 1175850568 995598", "0 199 2241 0 x 995598", "0 1 2", "0 199 2241 0 1175850568 995598 -"} {
 		if _, err := parseBenchLine(bad); err == nil {
 			t.Errorf("%q was read", bad)
 		}
