@@ -137,7 +137,7 @@ func (b *bench) startReplication(ctx context.Context) error {
 	if err := b.d.startAgents(ctx); err != nil {
 		return err
 	}
-	if err := b.awaitLevel(ctx, healthyBound); err != nil {
+	if err := b.awaitLevel(ctx, 2*healthyBound); err != nil {
 		return err
 	}
 	b.adopting[1] = time.Now()
@@ -145,24 +145,70 @@ func (b *bench) startReplication(ctx context.Context) error {
 	return nil
 }
 
-// awaitLevel waits, bounded, until every site has its lease and is less than a second behind every other.
+// awaitLevel waits, bounded, until every site has its lease and has applied what every other had written when all
+// links stood. By the databases' word: a site that has just taken the first copy has to get that copy out of its own
+// stream again before anything of its own comes through, and its links look well meanwhile.
 func (b *bench) awaitLevel(ctx context.Context, bound time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	var last error
+	var written map[topo.SiteID]int64
 	err := every(ctx, 300*time.Millisecond, func() (bool, error) {
 		select {
 		case name := <-b.d.deaths:
 			return false, fmt.Errorf("%s ended; its log ends:\n%s", name, b.d.Processes.Tail(name, 8))
 		default:
 		}
-		last = b.level(ctx)
+		if last = b.level(ctx); last != nil {
+			return false, nil
+		}
+		if written == nil {
+			written, last = b.written(ctx)
+			return false, last
+		}
+		last = b.appliedUpTo(ctx, written)
 		return last == nil, nil
 	})
 	if err != nil && last != nil {
 		err = fmt.Errorf("%w; last: %w", err, last)
 	}
 	return err
+}
+
+// written is how far each site's change stream has come.
+func (b *bench) written(ctx context.Context) (map[topo.SiteID]int64, error) {
+	out := map[topo.SiteID]int64{}
+	for _, site := range b.opts.Sites {
+		err := b.d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+			var at int64
+			err := db.QueryRow(ctx, "SELECT (pg_current_wal_lsn() - '0/0')::bigint").Scan(&at)
+			out[site] = at
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (b *bench) appliedUpTo(ctx context.Context, written map[topo.SiteID]int64) error {
+	for _, site := range b.opts.Sites {
+		err := b.d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+			var origin topo.SiteID
+			var position int64
+			return eachRow(ctx, db, "SELECT origin, position FROM atoll.progress", []any{&origin, &position}, func() error {
+				if behind := written[origin] - position; behind > 0 {
+					return fmt.Errorf("%d bytes of the stream of %s are still to be applied", behind, origin)
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *bench) level(ctx context.Context) error {
