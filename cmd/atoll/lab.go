@@ -75,7 +75,7 @@ load everything at the bank's site is killed; the other one takes over, and the 
 	cmd.Flags().StringVar(&bench.Out, "out", "out", "folder of the report, pgbench.json")
 	cmd.Flags().DurationVar(&bench.Duration, "duration", time.Minute, "of the load, once both sites are there")
 	cmd.Flags().IntVar(&bench.Clients, "clients", 4, "clients of one connection each")
-	cmd.Flags().IntVar(&bench.Rate, "rate", 400, "transactions a second of all clients; -1: as fast as they can, which may be faster than this machine replicates")
+	cmd.Flags().IntVar(&bench.Rate, "rate", 200, "transactions a second of all clients; -1: as fast as they can, which may be faster than this machine replicates")
 	cmd.Flags().IntVar(&bench.Scale, "scale", 5, "pgbench's scale: branches, each with 100000 accounts")
 	return cmd
 }

@@ -21,7 +21,7 @@ type PgbenchOptions struct {
 	Duration time.Duration // of the load, once both sites are there; default 60 s. A third is before the switch, two thirds before the failover
 	Clients  int           // default 4
 	Scale    int           // default 5
-	Rate     int           // transactions a second of all clients, default 400; negative: as fast as they can
+	Rate     int           // transactions a second of all clients, default 200; negative: as fast as they can
 	JSON     bool          // print the report as JSON to Stdout, the progress to Stderr
 	Stdout   io.Writer     // default os.Stdout
 	Stderr   io.Writer     // default os.Stderr
@@ -37,7 +37,7 @@ func (o *PgbenchOptions) setDefaults() {
 		o.Clients = 4
 	}
 	if o.Rate == 0 {
-		o.Rate = 400
+		o.Rate = 200
 	}
 	if o.Scale == 0 {
 		o.Scale = 5
