@@ -19,10 +19,10 @@ tools: ## install PostgreSQL and a C compiler where they are missing
 build: ## build the binaries: bin/atoll, bin/tickets
 	go build $(TAGS) -trimpath -o $(BIN)/ ./cmd/atoll ./examples/tickets
 
-demo: tools build ## two sites and a witness on this machine: load, switches, a cut; report in out/demo.json (POOLER=pgbouncer)
+demo: tools build ## two sites and a witness on this machine: load, switches, a cut, a failover; report in out/demo.json (POOLER=pgbouncer)
 	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
 
-demo-pgbench: tools build ## pgbench's bank, adopted under its clients and moved while they work; report in out/pgbench.json
+demo-pgbench: tools build ## pgbench's bank, adopted under its clients, moved and failed over while they work; report in out/pgbench.json
 	$(BIN)/atoll lab pgbench --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
 
 check: ## format, vet, lint, import rules
@@ -31,7 +31,8 @@ check: ## format, vet, lint, import rules
 	go tool staticcheck ./...
 	go test -count=1 -run 'TestImportDirection|TestPackageNames' .
 
-test: tools ## all tests, with the race detector
+test: ## all tests, with the race detector
+	@bash scripts/install-tools browser
 	CGO_ENABLED=1 go test -race -timeout 15m ./...
 	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
 

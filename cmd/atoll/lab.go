@@ -21,7 +21,7 @@ between two sites leads through a proxy that can delay it or cut it. All of it l
 and is gone when the lab ends.
 
 ` + lab.OrderHelp(),
-		Example: `  atoll lab demo                 # load, switches, a cut; ends in a report
+		Example: `  atoll lab demo                 # load, switches, a cut, a site that dies and comes back; ends in a report
   atoll lab up                   # the same sites, until Ctrl-C
   atoll lab tell cut a b         # in another terminal: to the lab that runs`,
 	}
@@ -43,7 +43,7 @@ func (c *cli) labDemo(o *lab.Options) *cobra.Command {
 	demo := lab.DemoOptions{}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "load, switches both ways, a cut between the sites; exit 0 if every check passes",
+		Short: "load, switches both ways, a cut between the sites, a site that dies and comes back; exit 0 if every check passes",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			demo.Options, demo.JSON = *o, c.json

@@ -1,6 +1,7 @@
-// Package control drives handovers and serves the operator API of an agent.
+// Package control drives handovers, watches the other sites and takes over from one that is lost, and serves the
+// operator API of an agent.
 //
-// The main type is [Controller]: it does what package handover's state machine asks for (store transactions, and
+// The main type is [Controller]: it does what package handover's state machines ask for (store transactions, and
 // steps at sites), feeds the answers back, and takes over handovers whose driver has died. [Hub] passes the ownership
 // document on to gateways and knows what they act on. [Server] is the HTTP side of both.
 //
@@ -32,6 +33,7 @@ type Store interface {
 	Ownership(ctx context.Context) (topo.Ownership, store.Revision, error)
 	Handover(ctx context.Context, id topo.HandoverID) (json.RawMessage, store.Revision, error)
 	Handovers(ctx context.Context) ([]store.Handover, error)
+	Lease(ctx context.Context, site topo.SiteID) (store.Lease, store.Revision, error)
 	Commit(ctx context.Context, ch store.Change) (store.Revision, error)
 }
 
@@ -53,6 +55,9 @@ type Config struct {
 	Store       Store
 	Sites       map[topo.SiteID]Site // every full site, this one included
 	Bounds      handover.Bounds
+	Survivor    Survivor        // nil: no other site is watched
+	Failover    handover.Policy // but for the sites and the driver
+	Lease       time.Duration   // of sites; they are looked at every twelfth of it
 	Logger      *slog.Logger
 }
 
@@ -64,31 +69,36 @@ type Controller struct {
 
 	mu struct {
 		sync.Mutex
-		run     context.Context // nil: Run is not active
-		drivers map[topo.HandoverID]*driver
+		run      context.Context // nil: Run is not active
+		drivers  map[topo.HandoverID]*driver
+		lookouts map[topo.SiteID]*lookout // nil: Run is not active, or nobody is watched
 	}
-	wg sync.WaitGroup // drivers
+	roused chan struct{}  // look for handovers without a driver now
+	wg     sync.WaitGroup // drivers
 }
 
 // New makes a controller; it does nothing before Run.
 func New(cfg Config) *Controller {
-	c := &Controller{cfg: cfg, name: string(cfg.Site) + "/" + cfg.Incarnation, log: cfg.Logger}
+	c := &Controller{cfg: cfg, name: string(cfg.Site) + "/" + cfg.Incarnation, log: cfg.Logger, roused: make(chan struct{}, 1)}
 	c.mu.drivers = map[topo.HandoverID]*driver{}
 	return c
 }
 
-// Run accepts switches and takes over those whose driver has died, until ctx ends. Drivers end with it, wherever they
-// are: another controller goes on.
+// Run accepts switches, takes over those whose driver has died, and watches the other sites, until ctx ends. Drivers end
+// with it, wherever they are: another controller goes on.
 func (c *Controller) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	c.mu.Lock()
 	c.mu.run = ctx
 	c.mu.Unlock()
+	var lookouts sync.WaitGroup
+	c.keepWatch(ctx, &lookouts)
 	defer func() {
 		c.mu.Lock()
-		c.mu.run = nil
+		c.mu.run, c.mu.lookouts = nil, nil
 		c.mu.Unlock()
 		cancel()
+		lookouts.Wait() // before the drivers: it starts some
 		c.wg.Wait()
 	}()
 	return c.watch(ctx)
@@ -161,6 +171,9 @@ func (c *Controller) lookUp(ctx context.Context, id topo.HandoverID) (handover.R
 	c.mu.Unlock()
 	if d != nil {
 		rec, changed := d.record()
+		return rec, changed, nil
+	}
+	if rec, changed, ok := c.underWay(id); ok {
 		return rec, changed, nil
 	}
 	body, _, err := c.cfg.Store.Handover(ctx, id)

@@ -165,7 +165,13 @@ func (l *ledger) save(ctx context.Context, s handover.State) (handover.Event, er
 
 // audit is one line for people: who did what.
 func audit(r handover.Record) string {
-	line := fmt.Sprintf("switch %s: %s: %s %s from %s to %s", r.ID, r.Phase, r.Move.Keyspace, r.Move.Buckets, r.Move.From, r.Move.To)
+	buckets := fmt.Sprintf("%s %s", r.Move.Keyspace, r.Move.Buckets)
+	if r.Failover != nil {
+		if buckets, _ = takenText(r.Failover.Taken); buckets == "" {
+			buckets = "nothing"
+		}
+	}
+	line := fmt.Sprintf("%s %s: %s: %s from %s to %s", r.Kind, r.ID, r.Phase, buckets, r.Move.From, r.Move.To)
 	if r.Outcome != "" {
 		line += fmt.Sprintf(", outcome %s", r.Outcome)
 	}

@@ -39,12 +39,34 @@ const (
 	Reread Verb = "reread"
 )
 
+// What a [Lookout] asks for besides Reread. All happen at the taker's own site and in the store.
+const (
+	// Look asks for a look at once; looks come by themselves, too.
+	Look Verb = "look"
+	// Halt stops applying the lost site's changes, and reports the durable position.
+	Halt Verb = "halt"
+	// Unhalt goes on applying them.
+	Unhalt Verb = "unhalt"
+	// Take is one store transaction: ownership of revision as read for it, the lost site's lease of the revision that was
+	// timed, and a record that does not exist.
+	Take Verb = "take"
+	// GiveUp creates the record as refused, so that a Take of this id that is still on its way can never land.
+	GiveUp Verb = "give-up"
+	// Drive has the record, which is in TAKEN or further, driven to its end; nothing if somebody does already.
+	Drive Verb = "drive"
+	// Say is a change of mind, in Text: for people. Nothing waits for it, and it has no answer.
+	Say Verb = "say"
+	// Audit is a Say that is also written to the audit.
+	Audit Verb = "audit"
+)
+
 // Action is something to do for the driver.
 type Action struct {
 	Do      Verb
 	Site    topo.SiteID
 	Version uint64
 	Bound   time.Duration
+	Text    string
 }
 
 func (a Action) String() string {
@@ -58,6 +80,9 @@ func (a Action) String() string {
 	}
 	if a.Bound != 0 {
 		fmt.Fprintf(&b, " within %s", a.Bound)
+	}
+	if a.Text != "" {
+		fmt.Fprintf(&b, ": %s", a.Text)
 	}
 	return b.String()
 }

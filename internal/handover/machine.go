@@ -1,8 +1,10 @@
-// Package handover is the switch of buckets from one site to another as a pure state machine.
+// Package handover is the switch of buckets from one site to another, and the failover from a lost site, as pure state
+// machines.
 //
 // The main function is [Next]: (State, Event, now) → (State, Actions). It knows no clock, disk or network; a
 // controller does the actions and feeds the results back. [Resume] makes the state of another controller that takes
-// a stored [Record] over.
+// a stored [Record] over. A [Lookout] watches one other site and decides on a failover; a failover that stands in the
+// store is a record like any other.
 //
 // It guarantees that a handover ends in DONE or ABORTED as soon as the store and the sites that it needs answer again,
 // whichever controller dies at whichever point; that it commits only after the new owner has the old owner's marker
@@ -46,7 +48,7 @@ type State struct {
 	waiting  []topo.SiteID // sites that have not settled (MOVING) or released (OPEN)
 	closing  bool          // MOVING: gateways have settled or their bound passed, close is under way
 	aborting bool          // MOVING, FENCED: the abort is with the store; nothing else counts any more
-	claimed  time.Time     // this controller's clock when the claim went out; zero: another one claimed
+	claimed  time.Time     // this controller's clock when the claim went out, or a failover was taken; zero: by another one
 	fenced   time.Time     // this controller's clock at the close; zero: another one closed
 	saved    bool          // the record with its outcome is in the store
 }
@@ -83,6 +85,8 @@ func Resume(r Record, driver string, now time.Time) (State, []Action) {
 		m.do(Action{Do: Commit})
 	case r.Phase == Committed:
 		m.do(Action{Do: Open, Site: r.Move.To, Version: r.Decided, Bound: openBound})
+	case r.Phase == Taken:
+		m.do(Action{Do: Open, Site: r.Move.To, Version: r.Decided, Bound: openBound})
 	case r.Phase == Opened:
 		m.awaitReleases()
 	case r.Phase == Aborted:
@@ -92,6 +96,13 @@ func Resume(r Record, driver string, now time.Time) (State, []Action) {
 		panic(fmt.Sprintf("BUG: resume of a record in phase %q, which is never stored", r.Phase))
 	}
 	return m.State, m.out
+}
+
+// Finish goes on with a failover that this controller has just taken.
+func Finish(r Record, now time.Time) (State, []Action) {
+	s, todo := Resume(r, r.Driver, now)
+	s.claimed = now
+	return s, todo
 }
 
 // Over tells whether the controller may forget the handover: its outcome is known and, unless it was a dry run, saved.
@@ -132,6 +143,8 @@ func (m *machine) on(ev Event) {
 		m.onCaughtUp(ev)
 	case m.Record.Phase == Committed:
 		m.onCommitted(ev)
+	case m.Record.Phase == Taken:
+		m.onTaken(ev)
 	case m.Record.Phase == Opened:
 		m.onOpened(ev)
 	case m.Record.Phase == Done, m.Record.Phase == Aborted:
@@ -310,6 +323,19 @@ func (m *machine) pause() *Pause {
 	}
 	p.HoldUS, p.ClosedUS = since(m.claimed, Moving), since(m.fenced, Fenced)
 	return p
+}
+
+// opened adds the time of the open fence to what a failover reports. Across a change of drivers it is the difference
+// of two wall clocks.
+func (m *machine) opened() *Failover {
+	f := *m.Record.Failover
+	taken := m.claimed
+	if taken.IsZero() {
+		step, _ := m.Record.Entered(Taken)
+		taken = step.At
+	}
+	f.OpenUS = f.WaitedUS + max(0, m.now.Sub(taken).Microseconds())
+	return &f
 }
 
 // wrongMarker says what is wrong with a marker, "" if nothing.

@@ -31,6 +31,8 @@ func stateIn(p Phase) State {
 	walk := []Event{Ready{Move: testMove()}, Claimed{8}, Settled{"a", ""}, Settled{"b", ""}, Closed{testMarker()},
 		MarkerArrived{testMarker()}, CommitStands{9}, Reached{"b", 9}, Released{"a", ""}, Released{"b", ""}}
 	switch p {
+	case Taken:
+		s, _ = Finish(testFailover(), noon)
 	case "aborting", Aborted:
 		walk = []Event{Ready{Move: testMove()}, Claimed{8}, Settled{"a", ""}, Settled{"b", ""}, WritersRemain{"pid 1"}, AbortStands{9}}
 		if p == "aborting" {
@@ -62,6 +64,7 @@ func TestTableIsWhole(t *testing.T) {
 		"aborting": append([]string{"AbortStands", "Conflict", "Observed", "Failed abort", "Failed reread"}, late...),
 	}
 	may[Aborted] = may[Done]
+	may[Taken] = []string{"Reached", "Saved", "Failed open", "Failed save"}
 	for phase, allowed := range may {
 		for name, ev := range samples() {
 			want := name == "Tick" || slices.ContainsFunc(allowed, func(a string) bool {
@@ -171,6 +174,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	for _, p := range []Phase{Moving, Fenced, CaughtUp, Committed, Opened, Done, Aborted} {
 		f.Add(stateIn(p).Record.Encode())
 	}
+	f.Add(testFailover().Encode())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := DecodeRecord(data)
 		if err != nil {

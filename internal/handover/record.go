@@ -14,13 +14,20 @@ import (
 // Format is the version of the record's JSON form that this build writes and the highest that it reads.
 const Format = 1
 
-// Switch is the only kind of handover in format 1.
-const Switch = "switch"
+// The kinds of handover in format 1.
+const (
+	Switch       = "switch"   // planned: waits writers out, loses nothing
+	KindFailover = "failover" // the owner is gone; its record begins in TAKEN
+)
 
 // Phase is where a handover stands.
 //
 //	PREPARE ─▶ MOVING ─▶ FENCED ─▶ CAUGHT_UP ─▶ COMMITTED ─▶ OPEN ─▶ DONE
 //	   └──────────┴─────────┴──────────┴──▶ ABORTED
+//
+// A failover is watched and decided by a [Lookout]; what is stored of it begins when the store says that it stands:
+//
+//	TAKEN ─▶ OPEN ─▶ DONE, or ABORTED with the outcome "refused": given up, and its id can never be used again
 type Phase string
 
 const (
@@ -41,6 +48,9 @@ const (
 	// Committed: the store says that To owns the buckets, at the next epoch. No way back. Left by Opened to Open; an
 	// open that fails is tried for ever.
 	Committed Phase = "COMMITTED"
+	// Taken: the store says that To owns what From had open, at the next epoch, and From's lease is revoked. No way
+	// back. To's keeper records the cuts and opens. Left by Reached to Opened; an open that fails is tried for ever.
+	Taken Phase = "TAKEN"
 	// Opened: To's fence is open, gateways release. Left to Done when every site's gateways have the view, or the
 	// release bound has passed.
 	Opened Phase = "OPEN"
@@ -71,7 +81,10 @@ type Bounds struct {
 	EndBlockers bool  `json:"end_blockers,omitempty"`
 }
 
-const maxBoundMS = 24 * 3600 * 1000
+const (
+	maxBoundMS = 24 * 3600 * 1000
+	maxWaitUS  = 100 * 365 * 24 * 3600 * 1_000_000 // a site may be lost for long before an operator decides
+)
 
 // Drain is how long MOVING waits for gateways.
 func (b Bounds) Drain() time.Duration { return time.Duration(b.DrainMS) * time.Millisecond }
@@ -129,6 +142,32 @@ type Record struct {
 	Outcome Outcome  `json:"outcome,omitempty"`
 	Reasons []string `json:"reasons,omitempty"` // why it was refused or aborted
 	Pause   *Pause   `json:"pause,omitempty"`
+
+	Failover *Failover `json:"failover,omitempty"` // of that kind
+}
+
+// Failover is what the record of a failover has besides. Move names the lost site and the taker only.
+type Failover struct {
+	Taken    []topo.Taken `json:"taken,omitempty"`    // with the epochs before
+	Position uint64       `json:"position,omitempty"` // the cut: how far the taker had applied the lost site's stream
+	// Incident names the failover whose leftovers this one takes: buckets that were moving when the site was lost.
+	Incident  topo.HandoverID `json:"incident,omitempty"`
+	Automatic bool            `json:"automatic,omitempty"` // else an operator asked for it
+	Override  []string        `json:"override,omitempty"`  // rules that the operator set aside
+	// In microseconds on the taker's clock, from its last sight of a renewal: to the end of the lease with its rate
+	// error, to the takeover in the store, to the open fence.
+	ExpiredUS int64   `json:"expired_us"`
+	WaitedUS  int64   `json:"waited_us"`
+	OpenUS    int64   `json:"open_us,omitempty"`
+	LossMS    int64   `json:"loss_ms"`          // estimated when it was decided; -1: not known
+	Return    *Return `json:"return,omitempty"` // set by compare-and-set on the finished record
+}
+
+// Return is how the tail of a lost site was settled.
+type Return struct {
+	At      time.Time `json:"at"`
+	Applied int       `json:"applied"` // stale row changes that stand
+	Kept    int       `json:"kept"`    // stale row changes that do not; all are in the conflict log
 }
 
 // Over tells whether nothing is left to do.
@@ -141,7 +180,7 @@ func (r Record) Follows(stored Record) bool {
 		return stored.Outcome == OutcomeRefused
 	}
 	rank := func(p Phase) int {
-		return slices.Index([]Phase{Moving, Fenced, CaughtUp, Committed, Aborted, Opened, Done}, p)
+		return slices.Index([]Phase{Moving, Fenced, CaughtUp, Committed, Aborted, Taken, Opened, Done}, p)
 	}
 	return rank(r.Phase) >= rank(stored.Phase)
 }
@@ -194,16 +233,20 @@ func (r Record) validate() error {
 		return fmt.Errorf("format %d; want %d", r.Format, Format)
 	case r.ID == "":
 		return errors.New("no id")
-	case r.Kind != Switch:
-		return fmt.Errorf("kind %q; this build knows %q", r.Kind, Switch)
+	case r.Kind != Switch && r.Kind != KindFailover:
+		return fmt.Errorf("kind %q; this build knows %q and %q", r.Kind, Switch, KindFailover)
 	case r.Driver == "":
 		return errors.New("no driver")
-	case r.Move.Keyspace == "" || len(r.Move.Buckets) == 0 || r.Move.To == "":
-		return errors.New("keyspace, buckets or target is missing")
 	case len(r.Sites) == 0:
 		return errors.New("no sites")
 	case len(r.Steps) == 0 || r.Steps[len(r.Steps)-1].Phase != r.Phase:
 		return fmt.Errorf("in phase %s, but its last step is not", r.Phase)
+	case r.Kind == KindFailover:
+		return r.validateFailover()
+	case r.Failover != nil:
+		return errors.New("a switch that speaks of a failover")
+	case r.Move.Keyspace == "" || len(r.Move.Buckets) == 0 || r.Move.To == "":
+		return errors.New("keyspace, buckets or target is missing")
 	}
 	for _, ms := range []int64{r.Bounds.MaxLagMS, r.Bounds.DrainMS, r.Bounds.FenceMS, r.Bounds.CatchMS} {
 		if ms < 0 || ms > maxBoundMS {
@@ -236,6 +279,48 @@ func (r Record) validate() error {
 	}
 	if err := covers(r.Move.Epochs, r.Move.Buckets); err != nil {
 		return err
+	}
+	return nil
+}
+
+func (r Record) validateFailover() error {
+	f := r.Failover
+	switch {
+	case f == nil:
+		return errors.New("a failover that does not say what it took")
+	case r.Move.From == "" || r.Move.To == "" || r.Move.From == r.Move.To:
+		return errors.New("without a lost site or a taker")
+	case r.Move.Keyspace != "" || len(r.Move.Buckets) > 0 || len(r.Move.Epochs) > 0:
+		return errors.New("a failover names keyspaces and buckets in what it took, not in its move")
+	case f.ExpiredUS < 0 || f.WaitedUS < 0 || f.WaitedUS > maxWaitUS || f.OpenUS < 0 || f.LossMS < -1:
+		return fmt.Errorf("times of %d, %d, %d µs and an estimated loss of %d ms", f.ExpiredUS, f.WaitedUS, f.OpenUS, f.LossMS)
+	}
+	for _, t := range f.Taken {
+		var buckets topo.Spans
+		for i, e := range t.Buckets {
+			if e.First > e.Last || e.Last >= topo.MaxBuckets || e.Epoch == 0 || i > 0 && e.First <= t.Buckets[i-1].Last {
+				return fmt.Errorf("buckets %v of keyspace %s are not a set", t.Buckets, t.Keyspace)
+			}
+			buckets = append(buckets, topo.Span{First: e.First, Last: e.Last})
+		}
+		if t.Keyspace == "" || len(buckets) == 0 {
+			return errors.New("took a keyspace without a name or buckets")
+		}
+	}
+	switch r.Phase {
+	case Taken, Opened, Done:
+		if r.Decided == 0 || len(f.Taken) == 0 {
+			return fmt.Errorf("%s without the ownership version of the takeover, or what it took", r.Phase)
+		}
+		if (r.Outcome == OutcomeDone) != (r.Phase == Done) || r.Outcome != "" && r.Outcome != OutcomeDone {
+			return fmt.Errorf("%s with outcome %q", r.Phase, r.Outcome)
+		}
+	case Aborted:
+		if r.Outcome != OutcomeRefused || r.Decided != 0 {
+			return fmt.Errorf("a failover that was given up has the outcome %q", OutcomeRefused)
+		}
+	default:
+		return fmt.Errorf("phase %q is none of a failover's", r.Phase)
 	}
 	return nil
 }

@@ -203,6 +203,29 @@ func (m *machine) onCommitted(ev Event) {
 	}
 }
 
+// onTaken is what COMMITTED is to a switch; only the taker's fence is left to open.
+func (m *machine) onTaken(ev Event) {
+	switch e := ev.(type) {
+	case Tick: // no bound: no way back
+	case Reached:
+		m.enter(Opened, nil)
+		m.Record.Failover = m.opened()
+		m.awaitReleases()
+	case Failed:
+		switch e.Do {
+		case Open:
+			m.note("open", e.Text)
+			m.later(Action{Do: Open, Site: m.Record.Move.To, Version: m.Record.Decided, Bound: openBound}, retryEvery)
+		case Save:
+		default:
+			m.bug(ev)
+		}
+	case Saved:
+	default:
+		m.bug(ev)
+	}
+}
+
 func (m *machine) onOpened(ev Event) {
 	switch e := ev.(type) {
 	case Tick:

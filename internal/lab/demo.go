@@ -67,13 +67,16 @@ const (
 	underLag   phase = "under_lag"
 	slowWriter phase = "slow_writers"
 	afterCut   phase = "after_cut"
+	homeward   phase = "home" // what a failover took goes back
 )
 
 // switchRun is one `atoll switch` as the lab saw it from outside.
 type switchRun struct {
 	phase      phase
+	keyspace   topo.KeyspaceID
 	buckets    topo.Spans
 	from, to   topo.SiteID
+	what       string
 	start, end time.Time
 	err        error
 }
@@ -87,16 +90,19 @@ type demo struct {
 
 	loadBefore float64
 
-	owned     map[topo.SiteID][]topo.BucketID // who should have what; the longest unmoved first
+	owned     map[topo.SiteID][]topo.BucketID // who should have which users; the longest unmoved first
+	catalogAt topo.SiteID
 	switches  []switchRun
 	switching [2]time.Time // from the first switch to the end of the last before the cut
 	cut       [2]time.Time
 	caughtUp  time.Time // after the cut
 	loaded    [2]time.Time
+	outages   []*outage
 	straggler stragglers
 
 	mu    sync.Mutex
 	died  []string
+	lost  topo.SiteID   // that is dead at this moment
 	stall time.Duration // the longest time during which the machine gave the lab no time
 }
 
@@ -104,7 +110,7 @@ type demo struct {
 var errChecks = errors.New("checks failed")
 
 // Demo runs the demonstration and writes its report: two sites and a witness, load, users moved between the sites
-// under harder and harder conditions, a cut path, and then the evidence. It returns nil exactly if every check passed.
+// under harder and harder conditions, a cut path, a site that dies and comes back, and then the evidence. It returns nil exactly if every check passed.
 func Demo(ctx context.Context, o DemoOptions) (err error) {
 	o.setDefaults()
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
@@ -155,7 +161,8 @@ func (m *demo) play(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	for _, step := range []func(context.Context) error{
-		m.spread, m.moveBothWays, m.moveUnderLag, m.moveSlowWriters, m.cutAndHeal, m.moveAfterCut, m.stopLoad, m.quiesce,
+		m.spread, m.moveBothWays, m.moveUnderLag, m.moveSlowWriters, m.cutAndHeal, m.moveAfterCut,
+		m.startRegisters, m.failOver, m.stopApplier, m.holdLease, m.stopLoad, m.quiesce,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -176,15 +183,17 @@ func (m *demo) spread(ctx context.Context) error {
 	for b := range topo.BucketID(m.opts.Buckets) {
 		m.owned[m.a()] = append(m.owned[m.a()], b)
 	}
+	m.catalogAt = m.a()
 	m.switching[0] = time.Now()
-	return m.move(ctx, spreading, m.next(m.a(), m.opts.Buckets/2), m.a(), m.b(), "spread: half of the users")
+	return m.move(ctx, switchRun{phase: spreading, keyspace: users, buckets: m.next(m.a(), m.opts.Buckets/2), from: m.a(), to: m.b(), what: "spread: half of the users"})
 }
 
 // moveBothWays moves buckets at the nominal round trip, there and back in turn.
 func (m *demo) moveBothWays(ctx context.Context) error {
 	from, to := m.a(), m.b()
 	for i := range m.opts.Switches {
-		if err := m.move(ctx, nominal, m.next(from, bucketsPerSwitch), from, to, fmt.Sprintf("switch %d of %d", i+1, m.opts.Switches)); err != nil {
+		s := switchRun{phase: nominal, keyspace: users, buckets: m.next(from, bucketsPerSwitch), from: from, to: to, what: fmt.Sprintf("switch %d of %d", i+1, m.opts.Switches)}
+		if err := m.move(ctx, s); err != nil {
 			return err
 		}
 		from, to = to, from
@@ -203,8 +212,8 @@ func (m *demo) moveUnderLag(ctx context.Context) error {
 		return err
 	}
 	for _, w := range []Way{there, there.back()} {
-		what := fmt.Sprintf("replication %v late", extraLinkDelay)
-		if err := m.move(ctx, underLag, m.next(w.From, bucketsPerSwitch), w.From, w.To, what); err != nil {
+		s := switchRun{phase: underLag, keyspace: users, buckets: m.next(w.From, bucketsPerSwitch), from: w.From, to: w.To, what: fmt.Sprintf("replication %v late", extraLinkDelay)}
+		if err := m.move(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -221,7 +230,7 @@ func (m *demo) moveSlowWriters(ctx context.Context) error {
 	if err := m.straggler.bulkNotes(ctx, m, m.a(), m.b(), buckets); err != nil {
 		return err
 	}
-	if err := m.move(ctx, slowWriter, buckets, m.a(), m.b(), "transactions that stay open"); err != nil {
+	if err := m.move(ctx, switchRun{phase: slowWriter, keyspace: users, buckets: buckets, from: m.a(), to: m.b(), what: "transactions that stay open"}); err != nil {
 		return err
 	}
 	toSeats := Way{m.b(), m.a()}
@@ -231,7 +240,7 @@ func (m *demo) moveSlowWriters(ctx context.Context) error {
 	if err := m.straggler.buys(ctx, m, m.b(), buckets); err != nil {
 		return err
 	}
-	err := m.move(ctx, slowWriter, buckets, m.b(), m.a(), fmt.Sprintf("seats %v away", extraSeatDelay))
+	err := m.move(ctx, switchRun{phase: slowWriter, keyspace: users, buckets: buckets, from: m.b(), to: m.a(), what: fmt.Sprintf("seats %v away", extraSeatDelay)})
 	m.switching[1] = time.Now()
 	m.straggler.wait()
 	return err
@@ -263,7 +272,7 @@ func (m *demo) cutAndHeal(ctx context.Context) error {
 func (m *demo) awaitCaughtUp(ctx context.Context, bound time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	err := every(bounded, 250*time.Millisecond, func() (bool, error) {
+	err := every(bounded, 500*time.Millisecond, func() (bool, error) {
 		lags, err := m.d.lags(ctx) // not bounded: a dial that the bound ends is no failure
 		for _, l := range lags {
 			if l.age > time.Second {
@@ -283,7 +292,7 @@ func (m *demo) awaitCaughtUp(ctx context.Context, bound time.Duration) error {
 }
 
 func (m *demo) moveAfterCut(ctx context.Context) error {
-	return m.move(ctx, afterCut, m.next(m.b(), bucketsPerSwitch), m.b(), m.a(), "after the cut")
+	return m.move(ctx, switchRun{phase: afterCut, keyspace: users, buckets: m.next(m.b(), bucketsPerSwitch), from: m.b(), to: m.a(), what: "after the cut"})
 }
 
 // next picks the buckets of a site that have not moved for longest.
@@ -292,25 +301,37 @@ func (m *demo) next(site topo.SiteID, n int) topo.Spans {
 }
 
 // move runs one switch. One that fails is evidence, not the end: the next ones are still worth seeing.
-func (m *demo) move(ctx context.Context, p phase, buckets topo.Spans, from, to topo.SiteID, what string) error {
+func (m *demo) move(ctx context.Context, s switchRun) error {
 	if err := m.awaitCaughtUp(ctx, readyBound); err != nil {
 		return err
 	}
-	m.screen.say("%s: buckets %s, %s → %s", what, buckets, from, to)
-	run := switchRun{phase: p, buckets: buckets, from: from, to: to, start: time.Now()}
-	_, run.err = m.d.Atoll(ctx, "switch", "--keyspace", string(users), "--buckets", buckets.String(), "--to", string(to), "--json")
-	run.end = time.Now()
-	m.switches = append(m.switches, run)
+	m.screen.say("%s: %s %s, %s → %s", s.what, map[topo.KeyspaceID]string{users: "buckets", catalog: "bucket"}[s.keyspace], s.buckets, s.from, s.to)
+	s.start = time.Now()
+	_, s.err = m.d.Atoll(ctx, "switch", "--keyspace", string(s.keyspace), "--buckets", s.buckets.String(), "--to", string(s.to), "--json")
+	s.end = time.Now()
+	m.switches = append(m.switches, s)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	m.owned[from] = slices.DeleteFunc(m.owned[from], buckets.Contains)
-	if run.err != nil {
-		m.screen.say("  the switch failed: %v", run.err)
-		to = from
+	if s.err != nil {
+		m.screen.say("  the switch failed: %v", s.err)
 	}
-	m.owned[to] = append(m.owned[to], buckets.Buckets()...)
+	m.own(s)
 	return rest(ctx, breath)
+}
+
+// own notes what a switch changed.
+func (m *demo) own(s switchRun) {
+	to := s.to
+	if s.err != nil {
+		to = s.from
+	}
+	if s.keyspace == catalog {
+		m.catalogAt = to
+		return
+	}
+	m.owned[s.from] = slices.DeleteFunc(m.owned[s.from], s.buckets.Contains)
+	m.owned[to] = append(m.owned[to], s.buckets.Buckets()...)
 }
 
 func (m *demo) watchDeaths(ctx context.Context) {

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -182,6 +182,12 @@ func (d *Deployment) layOut(context.Context) error {
 		}
 		d.at[site] = a
 	}
+	for _, site := range d.opts.Sites {
+		a, err := d.at[site], error(nil)
+		if a.databasePath, err = d.Network.Path(site, site, Database, local(a.database)); err != nil {
+			return err
+		}
+	}
 	s, err := makeSpec(d.opts, d.at, d.Network)
 	if err != nil {
 		return err
@@ -211,6 +217,12 @@ func (d *Deployment) certify(ctx context.Context) error {
 func (d *Deployment) Atoll(ctx context.Context, args ...string) ([]byte, error) {
 	return d.Processes.Run(ctx, Command{Name: "atoll " + args[0], Path: d.opts.Atoll, Dir: d.Dir, Env: d.env(""),
 		Args: append(slices.Clone(args), "-f", d.SpecFile)})
+}
+
+// agentEnv is env for a site's agent, which reaches its database over a path of the network.
+func (d *Deployment) agentEnv(site topo.SiteID) []string {
+	dsn := url.URL{Scheme: "postgres", User: url.User(agentRole), Host: d.at[site].databasePath, Path: "/" + database, RawQuery: "sslmode=disable"}
+	return append(d.env(site), "ATOLL_DSN="+dsn.String()) // the last one counts
 }
 
 // env is what the processes of a site find in their environment; site "" is an operator's.
@@ -264,7 +276,7 @@ func (d *Deployment) initShop(ctx context.Context) error {
 	for i, site := range d.opts.Sites {
 		args := []string{"init", "--dsn-env", "SHOP_ADMIN_DSN", "--grant", shopRole}
 		if i == 0 {
-			args = append(args, d.shapeFlags()...)
+			args = append(args, d.shapeFlags(0)...)
 			args = append(args, "--seats", strconv.Itoa(d.opts.Shape.Seats))
 		} else {
 			args = append(args, "--schema-only")
@@ -276,8 +288,9 @@ func (d *Deployment) initShop(ctx context.Context) error {
 	return nil
 }
 
-func (d *Deployment) shapeFlags() []string {
-	return []string{"--customers", strconv.Itoa(d.opts.Shape.Customers), "--events", strconv.Itoa(d.opts.Shape.Events)}
+// shapeFlags describe the shop, all of it or without the last few of its customers.
+func (d *Deployment) shapeFlags(without int) []string {
+	return []string{"--customers", strconv.Itoa(d.opts.Shape.Customers - without), "--events", strconv.Itoa(d.opts.Shape.Events)}
 }
 
 // apply runs `atoll apply` at every site; then the lab puts its own witness beside it, before any agent runs.
@@ -295,36 +308,4 @@ func (d *Deployment) apply(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// Do applies an action to a process or a database by name: kill, pause, resume, stop, restart.
-func (d *Deployment) Do(ctx context.Context, action, name string) error {
-	site, part, _ := strings.Cut(name, "/")
-	if s := d.databases[topo.SiteID(site)]; s != nil && part == "db" {
-		switch action {
-		case "kill":
-			return s.Kill()
-		case "pause":
-			return s.Pause()
-		case "resume":
-			return s.Resume()
-		case "stop":
-			return s.Stop()
-		case "restart":
-			return s.Restart(ctx)
-		}
-	}
-	switch action {
-	case "kill":
-		return d.Processes.Kill(name)
-	case "pause":
-		return d.Processes.Pause(name)
-	case "resume":
-		return d.Processes.Resume(name)
-	case "stop":
-		return d.Processes.Stop(name)
-	case "restart":
-		return d.Processes.Restart(name)
-	}
-	return fmt.Errorf("lab: unknown action %q", action)
 }

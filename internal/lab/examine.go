@@ -92,7 +92,7 @@ func (m *demo) gather(ctx context.Context) (*evidence, error) {
 			if err != nil {
 				return err
 			}
-			e.Changes, e.Epochs = append(e.Changes, seen.Changes...), append(e.Epochs, seen.Epochs...)
+			e.Changes, e.Epochs, e.Conflicts = append(e.Changes, seen.Changes...), append(e.Epochs, seen.Epochs...), append(e.Conflicts, seen.Conflicts...)
 			shop, err := readShop(ctx, db, site)
 			e.shops = append(e.shops, shop)
 			return err
@@ -112,16 +112,29 @@ func (m *demo) gather(ctx context.Context) (*evidence, error) {
 	if e.hashes, err = m.hashes(ctx); err != nil {
 		return nil, err
 	}
-	history, err := os.Open(m.historyFile())
+	for _, path := range []string{m.historyFile(), m.registersFile()} {
+		ops, err := readHistoryOf(path)
+		if err != nil {
+			return nil, err
+		}
+		e.ops = append(e.ops, ops...)
+	}
+	e.ops = append(e.ops, m.straggler.ops...)
+	for _, o := range m.outages {
+		if l, ok := o.loss(e.Epochs); ok {
+			e.Losses = append(e.Losses, l)
+		}
+	}
+	return e, nil
+}
+
+func readHistoryOf(path string) ([]Operation, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("lab: history: %w", err)
 	}
-	defer history.Close()
-	if e.ops, err = ReadHistory(history); err != nil {
-		return nil, err
-	}
-	e.ops = append(e.ops, m.straggler.ops...)
-	return e, nil
+	defer f.Close()
+	return ReadHistory(f)
 }
 
 func readHoldsOf(gateway, log string) ([]Hold, error) {
@@ -145,17 +158,25 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 	if all.Total() > 0 {
 		r.Requests.WriteShare = round(float64(all.Writes)/float64(all.Total()), 3)
 	}
-	failures := m.failuresOfSwitches(e.ops)
+	if err := m.keepConflicts(e.Conflicts); err != nil {
+		return nil, err
+	}
+	failures := append(m.failuresOfSwitches(e.ops), m.failuresOfOutages(e.ops, e.Epochs)...)
 	r.Switch = m.sumUp(e, m.of(nominal))
 	r.nominal = r.Switch
-	r.Switch.FailedRequests, r.Switch.HeldRequests = len(failures), m.held(e.ops)
-	r.Spread, r.UnderLag, r.SlowWriters, r.AfterCut = m.sumUp(e, m.of(spreading)), m.sumUp(e, m.of(underLag)), m.sumUp(e, m.of(slowWriter)), m.sumUp(e, m.of(afterCut))
+	r.Switch.FailedRequests, r.Switch.HeldRequests = len(m.failuresOfSwitches(e.ops)), m.held(e.ops)
+	r.Spread, r.UnderLag, r.SlowWriters = m.sumUp(e, m.of(spreading)), m.sumUp(e, m.of(underLag)), m.sumUp(e, m.of(slowWriter))
+	r.AfterCut, r.Home = m.sumUp(e, m.of(afterCut)), m.sumUp(e, m.of(homeward))
+	m.sumUpOutages(r, e)
 	r.Cut = m.sumUpCut(e.ops)
-	seats, twice := CheckSeats(e.shops)
+	seats, twice := CheckSeats(e.shops, e.Conflicts)
 	equal := CheckEqual(e.hashes)
 	r.SeatsSoldTwice, r.SitesEqual = twice, equal.Passed()
-	r.Details = []Check{CheckK1(e.Evidence), CheckK2(e.Evidence), CheckK3(e.ops, e.shops), CheckK6(e.ops), seats, equal,
-		CheckReleases(e.holds, e.Evidence), checkFailures(failures), m.checkSwitches(r), m.checkLoad(r), m.checkAlive()}
+	tail := CheckTail(e.Evidence)
+	accountFor(&tail, r)
+	r.Details = []Check{CheckK1(e.Evidence, e.ops), CheckK2(e.Evidence), CheckK3(e.ops, e.shops, e.Conflicts), CheckK4(e.ops, e.Conflicts, e.Losses), CheckK6(e.ops),
+		seats, equal, tail, CheckReleases(e.holds, e.Evidence), checkFailures(failures), m.checkSwitches(r), m.checkFailover(r), m.checkDrills(r, e),
+		m.checkLoad(r), m.checkAlive()}
 	r.Checks, r.OK = map[string]string{}, true
 	for i := range r.Details {
 		r.Checks[r.Details[i].Name] = r.Details[i].Result()
@@ -170,7 +191,7 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 func handoversOf(s switchRun, epochs []EpochRow) map[topo.HandoverID]bool {
 	out := map[topo.HandoverID]bool{}
 	for _, r := range epochs {
-		if r.Database == s.from && r.Site == s.from && !r.Open && r.Handover != "" && s.buckets.Contains(r.Bucket) && r.Keyspace == users &&
+		if r.Database == s.from && r.Site == s.from && !r.Open && r.Handover != "" && s.buckets.Contains(r.Bucket) && r.Keyspace == s.keyspace &&
 			!r.At.Before(s.start) && !r.At.After(s.end) {
 			out[r.Handover] = true
 		}
@@ -182,7 +203,7 @@ func handoversOf(s switchRun, epochs []EpochRow) map[topo.HandoverID]bool {
 func moved(s switchRun, epochs []EpochRow) bool {
 	opened := map[topo.BucketID]bool{}
 	for _, r := range epochs {
-		if r.Database == s.to && r.Site == s.to && r.Open && r.Keyspace == users && s.buckets.Contains(r.Bucket) && !r.At.Before(s.start) && !r.At.After(s.end) {
+		if r.Database == s.to && r.Site == s.to && r.Open && r.Keyspace == s.keyspace && s.buckets.Contains(r.Bucket) && !r.At.Before(s.start) && !r.At.After(s.end) {
 			opened[r.Bucket] = true
 		}
 	}
@@ -207,7 +228,7 @@ func (m *demo) sumUp(e *evidence, runs []switchRun) Switches {
 		maps.Copy(handovers, handoversOf(s, e.Epochs))
 		for i := range e.ops {
 			if o := &e.ops[i]; m.touches(o, s) {
-				if o.Failed() {
+				if o.Failed() && !o.gaveUp() && !m.underWayInOutage(o) {
 					out.FailedRequests++
 				}
 				if o.HeldMS > 0 {
@@ -226,19 +247,31 @@ func (m *demo) sumUp(e *evidence, runs []switchRun) Switches {
 
 // touches tells whether a request's time and bucket overlap a switch.
 func (m *demo) touches(o *Operation, s switchRun) bool {
-	return o.Keyspace == users && o.Key != "" && o.overlaps(s.start, s.end) && s.buckets.Contains(bucketOf(o.Key, m.opts.Buckets))
+	if !o.overlaps(s.start, s.end) {
+		return false
+	}
+	if s.keyspace == catalog {
+		return o.needsCatalog()
+	}
+	return o.Keyspace == users && o.Key != "" && s.buckets.Contains(bucketOf(o.Key, m.opts.Buckets))
+}
+
+// needsCatalog tells whether a request reads or writes the catalogue: a purchase takes its seat there.
+func (o *Operation) needsCatalog() bool {
+	return o.Keyspace == catalog || o.Op == buyOp || o.Op == cancelOp
 }
 
 // failuresOfSwitches lists the requests that failed and overlap a switch of their bucket, and every failed request
-// of the keyspace while switches were made and nothing was cut.
+// of the keyspace while switches were made and nothing was cut. A request that was under way when a site was lost is
+// that loss's.
 func (m *demo) failuresOfSwitches(ops []Operation) []*Operation {
 	var out []*Operation
 	for i := range ops {
 		o := &ops[i]
-		if !o.Failed() || o.Keyspace != users {
+		if !o.Failed() || o.gaveUp() || m.underWayInOutage(o) {
 			continue
 		}
-		during := o.overlaps(m.switching[0], m.switching[1])
+		during := o.Keyspace == users && o.overlaps(m.switching[0], m.switching[1])
 		if during || slices.ContainsFunc(m.switches, func(s switchRun) bool { return m.touches(o, s) }) {
 			out = append(out, o)
 		}
@@ -262,7 +295,7 @@ func (m *demo) sumUpCut(ops []Operation) Cut {
 	var last time.Time
 	for i := range ops {
 		o := &ops[i]
-		if !o.overlaps(m.cut[0], m.loaded[1]) || o.Invoked().Before(m.cut[0].Add(-loadTimeout)) {
+		if !o.overlaps(m.cut[0], m.quietEnd()) || o.Invoked().Before(m.cut[0].Add(-loadTimeout)) || o.Invoked().After(m.quietEnd()) {
 			continue
 		}
 		if o.Invoked().Before(m.cut[1]) {
@@ -284,9 +317,10 @@ func (m *demo) sumUpCut(ops []Operation) Cut {
 	return out
 }
 
-// checkFailures is the part of K7 that a planned switch promises.
+// checkFailures is what planned switches and failovers promise to those whom they do not concern.
 func checkFailures(failures []*Operation) Check {
-	c := Check{Name: "K7", Claim: "no request failed because of a switch", Looked: "every request of a moved bucket, and all of the keyspace while switches were made"}
+	c := Check{Name: "K7", Claim: "no request failed because of a switch; in a failover only those of the lost site, until it was replaced",
+		Looked: "every request of a moved bucket, all of the keyspace while switches were made, and all from the first loss on"}
 	for _, o := range failures {
 		c.found("%s", o)
 	}
@@ -297,7 +331,7 @@ func checkFailures(failures []*Operation) Check {
 func (m *demo) checkSwitches(r *Report) Check {
 	c := Check{Name: "switches", Claim: "every switch moved its buckets, at least 10 and 200 buckets in all, and held requests"}
 	c.Looked = fmt.Sprintf("%d switches with %d buckets, besides the harder ones", r.Switch.Count, r.Switch.Buckets)
-	for _, s := range []Switches{r.Spread, r.Switch, r.UnderLag, r.SlowWriters, r.AfterCut} {
+	for _, s := range []Switches{r.Spread, r.Switch, r.UnderLag, r.SlowWriters, r.AfterCut, r.Home} {
 		if s.Count < s.Tried {
 			c.found("%d of %d switches did not move their buckets: %s", s.Tried-s.Count, s.Tried, strings.Join(s.Errors, "; "))
 		}
@@ -326,7 +360,7 @@ func (m *demo) checkLoad(r *Report) Check {
 func (m *demo) checkAlive() Check {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := Check{Name: "alive", Claim: "no process ended by itself", Looked: fmt.Sprintf("%d processes", len(m.d.Processes.Names()))}
+	c := Check{Name: "alive", Claim: "no process ended that the lab did not end", Looked: fmt.Sprintf("%d processes", len(m.d.Processes.Names()))}
 	for _, name := range m.died {
 		c.found("%s ended; its log ends: %s", name, m.d.Processes.Tail(name, 3))
 	}

@@ -32,7 +32,8 @@ const (
 	stragglersBy = 4 // requests of each kind
 )
 
-func (m *demo) historyFile() string { return filepath.Join(m.opts.Out, "history.jsonl") }
+func (m *demo) historyFile() string   { return filepath.Join(m.opts.Out, "history.jsonl") }
+func (m *demo) registersFile() string { return filepath.Join(m.opts.Out, "registers.jsonl") }
 
 // gatewayURLs lists every gateway, as the load generator wants them.
 func (d *Deployment) gatewayURLs() string {
@@ -63,20 +64,25 @@ func (m *demo) startLoad(ctx context.Context) error {
 	m.loaded[0] = time.Now()
 	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", strconv.FormatFloat(m.opts.Rate, 'f', -1, 64),
 		"--duration", "0s", "--timeout", loadTimeout.String(), "--writes", strconv.FormatFloat(writeShare, 'f', -1, 64),
-		"--history", history}, m.d.shapeFlags()...)
+		"--history", history}, m.d.shapeFlags(registers)...) // theirs are written by nobody else
 	return m.d.Processes.Start(Command{Name: loadName, Path: m.d.opts.Tickets, Args: args, Dir: m.d.Dir, Env: m.d.env("")})
 }
 
 func (m *demo) stopLoad(ctx context.Context) error {
 	m.screen.say("the load ends")
 	m.loaded[1] = time.Now()
-	if err := m.d.Processes.Ask(loadName); err != nil {
-		return err
+	generators := []string{loadName, registersName}
+	for _, name := range generators {
+		if err := m.d.Processes.Ask(name); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout+5*time.Second)
 	defer cancel()
-	if err := m.d.Processes.Wait(ctx, loadName); err != nil {
-		return fmt.Errorf("%w; its log ends:\n%s", err, m.d.Processes.Tail(loadName, 3))
+	for _, name := range generators {
+		if err := m.d.Processes.Wait(ctx, name); err != nil {
+			return fmt.Errorf("%w; its log ends:\n%s", err, m.d.Processes.Tail(name, 3))
+		}
 	}
 	return nil
 }
@@ -116,11 +122,7 @@ func (s *stragglers) buys(ctx context.Context, m *demo, at topo.SiteID, buckets 
 // start sends one request for each of some customers of the buckets to a gateway of a site. The customers are the
 // same at each call for the same buckets.
 func (s *stragglers) start(ctx context.Context, m *demo, at topo.SiteID, buckets topo.Spans, op, path string, body map[string]any) error {
-	var customers []string
-	err := m.d.onDatabase(ctx, m.a(), func(db *pgx.Conn) (err error) {
-		customers, err = customersIn(ctx, db, buckets, m.opts.Buckets, stragglersBy)
-		return err
-	})
+	customers, err := m.customersOf(ctx, m.a(), buckets)
 	if err != nil {
 		return err
 	}
@@ -130,12 +132,16 @@ func (s *stragglers) start(ctx context.Context, m *demo, at topo.SiteID, buckets
 		o := Operation{ID: uuid.NewString(), Client: -1, Op: op, Keyspace: users, Key: customer, Write: true, Target: string(at) + "/" + name}
 		s.running.Go(func() {
 			send(context.WithoutCancel(ctx), "http://"+gateways[name].listen+path, body, &o)
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.ops = append(s.ops, o)
+			s.add(o)
 		})
 	}
 	return rest(ctx, 100*time.Millisecond) // they are on their way
+}
+
+func (s *stragglers) add(o Operation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ops = append(s.ops, o)
 }
 
 func (s *stragglers) wait() { s.running.Wait() }

@@ -75,7 +75,7 @@ func (w *faultWorld) killController(ctx context.Context, phase string) string {
 	<-switched
 	var h api.Handover
 	w.eventually(ctx, fmt.Sprintf("switch %s, killed in %s, is over", shown.ID, phase), func() bool {
-		st, err := w.statusOf(ctx, other)
+		st, err := w.d.status(ctx, other)
 		if err != nil {
 			return false
 		}
@@ -95,18 +95,16 @@ func (w *faultWorld) killController(ctx context.Context, phase string) string {
 
 func (w *faultWorld) newestSwitch(ctx context.Context, at topo.SiteID) api.Handover {
 	w.t.Helper()
-	st, err := w.statusOf(ctx, at)
+	st, err := w.d.status(ctx, at)
 	w.must(err)
 	for _, h := range st.Handovers {
-		if h.Kind != failoverRecords {
+		if h.Kind != failoverKind {
 			return h
 		}
 	}
 	w.t.Fatal("no switch is recorded")
 	return api.Handover{}
 }
-
-const failoverRecords = "failover"
 
 // The leader of the store dies: the others elect one, leases go on, and it comes back.
 func TestStoreLeaderKilled(t *testing.T) {
@@ -161,19 +159,7 @@ func agentPaused(t *testing.T, leases float64) {
 		w.must(w.d.Processes.Resume(agent))
 		w.must(w.recover(ctx))
 		w.must(rest(ctx, time.Second)) // load on what came of it
-		w.logFailovers(ctx)
 	})
-}
-
-func (w *faultWorld) logFailovers(ctx context.Context) {
-	w.t.Helper()
-	st, err := w.statusOf(ctx, w.b())
-	w.must(err)
-	for _, h := range st.Handovers {
-		if h.Kind == failoverRecords {
-			w.t.Logf("failover %s, %s → %s: %s", h.ID, h.From, h.To, h.Outcome)
-		}
-	}
 }
 
 // The database crashes under a live agent and is back at once: its lease is gone, so that its fence is closed although
@@ -200,7 +186,6 @@ func TestDatabaseCrashUnderLiveAgent(t *testing.T) {
 		w.must(w.d.Processes.Resume(agent))
 		w.must(w.recover(ctx))
 		w.must(rest(ctx, time.Second))
-		w.logFailovers(ctx)
 	})
 }
 
@@ -232,6 +217,5 @@ func TestDatabaseAwayUnderLiveAgent(t *testing.T) {
 		w.must(w.d.databases[site].Restart(ctx))
 		w.must(w.recover(ctx))
 		w.must(rest(ctx, time.Second))
-		w.logFailovers(ctx)
 	})
 }

@@ -3,7 +3,6 @@ package lab
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/topo"
 )
@@ -26,8 +24,9 @@ import (
 // What one test leaves is where the next begins; the history of all of them together has to hold.
 type faultWorld struct {
 	*demo
-	t   *testing.T // of the fault that plays
-	ops []Operation
+	t      *testing.T // of the fault that plays
+	ops    []Operation
+	losses []Loss
 }
 
 var faults struct {
@@ -62,6 +61,7 @@ func playFault(t *testing.T, play func(context.Context, *faultWorld)) {
 	}()
 	w.must(w.recover(ctx))
 	w.must(w.startLoad(ctx))
+	w.must(w.startRegisters(ctx))
 	w.eventually(ctx, "the load is answered", func() bool { return w.answered() > 20 })
 	play(ctx, w)
 	w.must(w.recover(ctx))
@@ -154,7 +154,7 @@ func (w *faultWorld) recover(ctx context.Context) error {
 		}
 	}
 	for _, name := range w.d.Processes.Names() {
-		if name == loadName {
+		if name == loadName || name == registersName {
 			continue
 		}
 		if w.d.Processes.Running(name) {
@@ -183,7 +183,7 @@ func (w *faultWorld) recover(ctx context.Context) error {
 
 // unsettled names what is still to be done after a fault: leases, links, handovers, tails.
 func (w *faultWorld) unsettled(ctx context.Context) string {
-	st, err := w.statusOf(ctx, w.a())
+	st, err := w.d.status(ctx, w.a())
 	if err != nil {
 		return err.Error()
 	}
@@ -214,8 +214,10 @@ func (w *faultWorld) judge(ctx context.Context) {
 	e, err := w.gather(ctx)
 	w.must(err)
 	w.ops = append(w.ops, e.ops...)
-	seats, _ := CheckSeats(e.shops)
-	for _, c := range []Check{CheckK1(e.Evidence), CheckK3(w.ops, e.shops), CheckK6(w.ops), seats, CheckEqual(e.hashes)} {
+	w.noteLosses(ctx)
+	e.Losses = w.losses
+	seats, _ := CheckSeats(e.shops, e.Conflicts)
+	for _, c := range []Check{CheckK1(e.Evidence, w.ops), CheckK3(w.ops, e.shops, e.Conflicts), CheckK6(w.ops), seats, CheckEqual(e.hashes)} {
 		if c.Passed() {
 			w.t.Logf("%s passes: %s", c.Name, c.Looked)
 			continue
@@ -229,6 +231,25 @@ func (w *faultWorld) judge(ctx context.Context) {
 	}
 }
 
+// noteLosses remembers the failovers of this fault, by their records: the fault itself need not have been a loss.
+func (w *faultWorld) noteLosses(ctx context.Context) {
+	w.t.Helper()
+	st, err := w.d.status(ctx, w.b())
+	w.must(err)
+	for _, h := range st.Handovers {
+		known := slices.ContainsFunc(w.losses, func(l Loss) bool { return l.ID == h.ID })
+		if h.Kind != failoverKind || h.Failover == nil || known || len(h.Steps) == 0 {
+			continue
+		}
+		l := Loss{ID: h.ID, Lost: h.From, Taker: h.To, Killed: h.Steps[0].At, Opened: h.Steps[0].At}
+		if h.Failover.Return != nil {
+			l.Settled = h.Failover.Return.At
+		}
+		w.losses = append(w.losses, l)
+		w.t.Logf("failover %s, %s → %s: %s, tail %+v", h.ID, h.From, h.To, h.Outcome, h.Failover.Return)
+	}
+}
+
 func (w *faultWorld) logTails() {
 	for _, name := range w.d.Processes.Names() {
 		if strings.HasSuffix(name, "/agent") {
@@ -237,22 +258,10 @@ func (w *faultWorld) logTails() {
 	}
 }
 
-// statusOf is what a site's agent says.
-func (w *faultWorld) statusOf(ctx context.Context, site topo.SiteID) (api.Status, error) {
-	var st api.Status
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	out, err := w.d.Atoll(ctx, "status", "--json", "--at", string(site))
-	if err == nil {
-		err = json.Unmarshal(out, &st)
-	}
-	return st, err
-}
-
 // ownedBy lists a site's buckets of the users.
 func (w *faultWorld) ownedBy(ctx context.Context, site topo.SiteID) topo.Spans {
 	w.t.Helper()
-	st, err := w.statusOf(ctx, site)
+	st, err := w.d.status(ctx, site)
 	w.must(err)
 	for _, k := range st.Ownership.Keyspaces {
 		for _, o := range k.Owners {

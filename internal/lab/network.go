@@ -22,6 +22,7 @@ const (
 	AgentAPI    Kind = "agent-api"    // an agent's API
 	Link        Kind = "link"         // an agent's replication link; the target of the changes dials
 	GatewayPeer Kind = "gateway"      // a gateway's port for other sites' gateways
+	Database    Kind = "database"     // a site's database, for the site's own agent
 )
 
 // Way is a direction in which bytes travel, whoever dialled: the changes of site a travel to site b on the way a→b,
@@ -62,6 +63,7 @@ type Network struct {
 	mu struct {
 		sync.Mutex
 		rules     map[ruleKey]rule
+		traps     map[*Trap]struct{}
 		changed   chan struct{}
 		listeners []net.Listener
 		conns     map[*conn]struct{}
@@ -70,10 +72,12 @@ type Network struct {
 	running sync.WaitGroup
 }
 
-// NewNetwork makes a network without paths. Every path takes rtt/2 in each direction, plus up to jitter.
+// NewNetwork makes a network without paths. Every path takes rtt/2 in each direction, plus up to jitter; a path within
+// a site takes no time.
 func NewNetwork(rtt, jitter time.Duration) *Network {
 	n := &Network{oneWay: rtt / 2, jitter: jitter}
 	n.mu.rules = map[ruleKey]rule{}
+	n.mu.traps = map[*Trap]struct{}{}
 	n.mu.changed = make(chan struct{})
 	n.mu.conns = map[*conn]struct{}{}
 	return n
@@ -83,6 +87,12 @@ func NewNetwork(rtt, jitter time.Duration) *Network {
 func (n *Network) Cut(a, b topo.SiteID) {
 	n.CutOneWay(Way{a, b}, AnyKind)
 	n.CutOneWay(Way{b, a}, AnyKind)
+}
+
+// CutKind cuts what travels between two sites to and from one kind of endpoint; the rest passes.
+func (n *Network) CutKind(a, b topo.SiteID, k Kind) {
+	n.CutOneWay(Way{a, b}, k)
+	n.CutOneWay(Way{b, a}, k)
 }
 
 // CutOneWay drops what travels in one direction, for one kind of endpoint or for all.
@@ -100,6 +110,15 @@ func (n *Network) Heal(a, b topo.SiteID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	maps.DeleteFunc(n.mu.rules, func(k ruleKey, _ rule) bool { return k.way == Way{a, b} || k.way == Way{b, a} })
+	n.announceLocked()
+}
+
+// HealKind undoes CutKind, and delays of that kind.
+func (n *Network) HealKind(a, b topo.SiteID, k Kind) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.mu.rules, ruleKey{Way{a, b}, k})
+	delete(n.mu.rules, ruleKey{Way{b, a}, k})
 	n.announceLocked()
 }
 
@@ -146,7 +165,11 @@ func (n *Network) condition(w Way, k Kind) condition {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	all, one := n.mu.rules[ruleKey{w, AnyKind}], n.mu.rules[ruleKey{w, k}]
-	c := condition{cut: all.cut || one.cut, delay: n.oneWay + all.extra + one.extra, changed: n.mu.changed}
+	c := condition{cut: all.cut || one.cut, delay: all.extra + one.extra, changed: n.mu.changed}
+	if w.From == w.To {
+		return c
+	}
+	c.delay += n.oneWay
 	if n.jitter > 0 {
 		c.delay += rand.N(n.jitter)
 	}

@@ -129,6 +129,7 @@ type flow struct {
 	c     *conn
 	way   Way
 	floor time.Time // nothing arrives before it: order is kept when a delay shrinks
+	tail  []byte    // what was read last, for traps whose bytes come in two pieces; the reader's alone
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -167,7 +168,7 @@ func (f *flow) read(src io.Reader) {
 }
 
 func (f *flow) push(data []byte) {
-	due := time.Now().Add(f.delay())
+	due := time.Now().Add(f.delay() + f.trapped(data))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.bytes > windowBytes && !f.gone {

@@ -31,17 +31,13 @@ var benchTables = map[string]*spec.Table{
 }
 
 // asBank turns the shop's specification into the bank's: an application that speaks SQL and nothing else. Gateways are
-// declared, since every site has one, and none is started. The lease is short, as in the demonstration.
+// declared, since every site has one, and none is started.
 func asBank(s *spec.Spec) {
 	s.Keyspaces = map[topo.KeyspaceID]*spec.Keyspace{bank: {Buckets: 1}}
 	s.Tables, s.Routes = benchTables, nil
 	for _, site := range s.Sites {
 		site.Upstreams = nil
 	}
-	quiet := time.Duration(0)
-	s.Policies.Lease = spec.LeasePolicy{Duration: 3 * time.Second, W: time.Second}
-	s.Policies.Failover = spec.FailoverPolicy{Mode: spec.FailoverAutomatic, QuietTime: &quiet}
-	s.Policies.Store = spec.StorePolicy{Heartbeat: 40 * time.Millisecond, Election: 400 * time.Millisecond}
 }
 
 func findPgbench() (string, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,15 +51,16 @@ func (b *bench) lose(ctx context.Context) error {
 	}
 	b.screen.say("an accident at %s, where the bank is: its replication breaks; for %v more its clients go on", l.lost, benchTail)
 	l.cut = time.Now()
-	for _, w := range []Way{{l.lost, l.taker}, {l.taker, l.lost}} {
-		b.d.Network.CutOneWay(w, Link)
+	link, everything := b.d.CutKinds(l.lost, l.taker, Link), b.d.LoseSite(l.lost)
+	if err := link.Inject(ctx); err != nil {
+		return err
 	}
 	if err := rest(ctx, benchTail); err != nil {
 		return err
 	}
-	b.screen.say("  SIGKILL of everything at %s", l.lost)
+	b.screen.say("  %s", everything.Name)
 	l.killed = time.Now()
-	if err := b.each(l.lost, func(name string) error { return b.d.Do(ctx, "kill", name) }); err != nil {
+	if err := everything.Inject(ctx); err != nil {
 		return err
 	}
 	if err := b.awaitOwner(ctx, l); err != nil {
@@ -69,18 +69,7 @@ func (b *bench) lose(ctx context.Context) error {
 	if err := rest(ctx, time.Until(l.killed.Add(benchDown))); err != nil {
 		return err
 	}
-	return b.bringBack(ctx, l)
-}
-
-// each does something to a site's database and to its processes, in the order of their start.
-func (b *bench) each(site topo.SiteID, do func(name string) error) error {
-	all := do(string(site) + "/db")
-	for _, name := range b.d.Processes.Names() {
-		if strings.HasPrefix(name, string(site)+"/") {
-			all = errors.Join(all, do(name))
-		}
-	}
-	return all
+	return b.bringBack(ctx, l, everything, link)
 }
 
 // awaitOwner waits, bounded, until the taker is the owner.
@@ -104,7 +93,7 @@ func (b *bench) awaitOwner(ctx context.Context, l *benchLoss) error {
 }
 
 // bringBack notes what the taker had without the lost site, starts that site again, and waits, bounded, until its tail is settled.
-func (b *bench) bringBack(ctx context.Context, l *benchLoss) error {
+func (b *bench) bringBack(ctx context.Context, l *benchLoss, faults ...Fault) error {
 	err := b.d.onDatabase(ctx, l.taker, func(db *pgx.Conn) (err error) {
 		l.atTaker, err = readNotes(ctx, db)
 		return err
@@ -113,9 +102,10 @@ func (b *bench) bringBack(ctx context.Context, l *benchLoss) error {
 		return err
 	}
 	b.screen.say("  %s is started again, with its database as the crash left it", l.lost)
-	b.d.Network.Heal(l.lost, l.taker)
-	if err := b.each(l.lost, func(name string) error { return b.d.Do(ctx, "restart", name) }); err != nil {
-		return err
+	for _, f := range faults {
+		if err := f.Heal(ctx); err != nil {
+			return err
+		}
 	}
 	l.back = time.Now()
 	if l.seen.IsZero() {
@@ -128,7 +118,7 @@ func (b *bench) bringBack(ctx context.Context, l *benchLoss) error {
 		if err != nil {
 			return false, nil // agents may be starting; the bound holds
 		}
-		i := slices.IndexFunc(st.Handovers, func(h api.Handover) bool { return h.Kind == "failover" && h.From == l.lost })
+		i := slices.IndexFunc(st.Handovers, func(h api.Handover) bool { return h.Kind == failoverKind && h.From == l.lost })
 		if i < 0 {
 			return false, nil
 		}

@@ -209,6 +209,28 @@ func (p *Processes) Kill(name string) error {
 	return nil
 }
 
+// KillAll kills processes at one moment: all are signalled before any is waited for. Those that have ended stay so.
+func (p *Processes) KillAll(names []string) error {
+	var all error
+	var killed []*process
+	for _, name := range names {
+		proc, err := p.find(name, true)
+		if err != nil || proc.ended() {
+			all = errors.Join(all, err)
+			continue
+		}
+		if err := signalGroup(proc, syscall.SIGKILL); err != nil {
+			all = errors.Join(all, err)
+			continue
+		}
+		killed = append(killed, proc)
+	}
+	for _, proc := range killed {
+		<-proc.Done
+	}
+	return all
+}
+
 // Wait waits until a process has ended by itself and returns how.
 func (p *Processes) Wait(ctx context.Context, name string) error {
 	proc, err := p.find(name, true)

@@ -17,21 +17,24 @@ import (
 
 // Report is out/demo.json.
 type Report struct {
-	OK             bool              `json:"ok"`
-	Requests       Requests          `json:"requests"`
-	Switch         Switches          `json:"switch"` // at the nominal round trip; failed and held count over all switches
-	Spread         Switches          `json:"switch_spread"`
-	UnderLag       Switches          `json:"switch_under_lag"`
-	SlowWriters    Switches          `json:"switch_with_slow_writers"`
-	AfterCut       Switches          `json:"switch_after_cut"`
-	Cut            Cut               `json:"cut"`
-	Checks         map[string]string `json:"checks"`
-	SitesEqual     bool              `json:"sites_equal"`
-	SeatsSoldTwice int               `json:"seats_sold_twice"`
-	Goals          []Goal            `json:"goals"`
-	Environment    Environment       `json:"environment"`
-	Seconds        float64           `json:"seconds"`
-	Details        []Check           `json:"check_details"`
+	OK             bool                 `json:"ok"`
+	Requests       Requests             `json:"requests"`
+	Switch         Switches             `json:"switch"` // at the nominal round trip; failed and held count over all switches
+	Spread         Switches             `json:"switch_spread"`
+	UnderLag       Switches             `json:"switch_under_lag"`
+	SlowWriters    Switches             `json:"switch_with_slow_writers"`
+	AfterCut       Switches             `json:"switch_after_cut"`
+	Home           Switches             `json:"switch_home"` // of what failovers took, back to the site that is well again
+	Cut            Cut                  `json:"cut"`
+	Failover       Failovers            `json:"failover"`
+	Drills         map[string]Failovers `json:"drills"` // failovers under a fault of their own; their times are bound by it
+	Checks         map[string]string    `json:"checks"`
+	SitesEqual     bool                 `json:"sites_equal"`
+	SeatsSoldTwice int                  `json:"seats_sold_twice"`
+	Goals          []Goal               `json:"goals"`
+	Environment    Environment          `json:"environment"`
+	Seconds        float64              `json:"seconds"`
+	Details        []Check              `json:"check_details"`
 
 	nominal Switches // Switch with its own failed and held requests, for the table
 }
@@ -117,6 +120,8 @@ func (m *demo) goals(r *Report, ops []Operation) []Goal {
 	return []Goal{
 		{"write pause of a moved bucket, p99, ms (7 × RTT + 100)", wantPause, pause, pause <= wantPause && r.Switch.WritePauseMS.Count > 0},
 		{"requests failed before the cut", 0, float64(quiet), quiet == 0},
+		{"failover, first write of a bucket after the kill, max, ms (1.01 × lease + W + 1 s, rounded up)", float64(goalRTO.Milliseconds()), r.Failover.RTOms.Max,
+			r.Failover.RTOms.Count > 0 && r.Failover.RTOms.Max <= float64(goalRTO.Milliseconds())},
 		{"last failure after the healing, ms", 3000, float64(r.Cut.LastFailureAfterMS), r.Cut.LastFailureAfterMS <= 3000},
 		{"whole demonstration, s", 180, r.Seconds, r.Seconds <= 180},
 	}
@@ -223,10 +228,11 @@ func (r *Report) text(s *screen) string {
 		name string
 		s    Switches
 	}{{"half of the users", r.Spread}, {"25 buckets, both ways", r.nominal}, {"replication 500 ms late", r.UnderLag},
-		{"slow writers", r.SlowWriters}, {"after the cut", r.AfterCut}} {
+		{"slow writers", r.SlowWriters}, {"after the cut", r.AfterCut}, {"home after a failover", r.Home}} {
 		line("  %-26s %5d %8d %6d %7d   %7.0f %7.0f %7.0f", row.name, row.s.Count, row.s.Buckets, row.s.HeldRequests, row.s.FailedRequests,
 			row.s.WritePauseMS.P50, row.s.WritePauseMS.P99, row.s.WritePauseMS.Max)
 	}
+	r.failoverText(line, s)
 	line("\n%s", s.paint(bold, "Requests"))
 	line("  %d answered, %d failed (%d of unknown outcome), %.0f a second, %.0f %% writes", r.Requests.OK, r.Requests.Failed, r.Requests.Unknown,
 		r.Requests.PerSecond, 100*r.Requests.WriteShare)

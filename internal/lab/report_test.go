@@ -17,7 +17,7 @@ import (
 func aDemo() *demo {
 	m := &demo{opts: DemoOptions{Options: Options{Buckets: 1024, RTT: 30 * time.Millisecond}}}
 	m.opts.setDefaults()
-	m.switches = []switchRun{{phase: nominal, buckets: topo.Spans{{First: 7, Last: 7}}, from: "a", to: "b", start: second(2), end: second(4.5)}}
+	m.switches = []switchRun{{phase: nominal, keyspace: users, buckets: topo.Spans{{First: 7, Last: 7}}, from: "a", to: "b", start: second(2), end: second(4.5)}}
 	m.switching = [2]time.Time{second(2), second(10)}
 	m.cut = [2]time.Time{second(20), second(30)}
 	m.caughtUp = second(32)
@@ -41,7 +41,7 @@ func request(from, to float64, key string, status int, held int64) Operation {
 func TestFailuresOfSwitches(t *testing.T) {
 	t.Parallel()
 	m := aDemo()
-	m.switches = append(m.switches, switchRun{phase: afterCut, buckets: topo.Spans{{First: 7, Last: 7}}, from: "b", to: "a", start: second(35), end: second(36)})
+	m.switches = append(m.switches, switchRun{phase: afterCut, keyspace: users, buckets: topo.Spans{{First: 7, Last: 7}}, from: "b", to: "a", start: second(35), end: second(36)})
 	in, out := keyIn(7), keyIn(8)
 	for _, test := range []struct {
 		what string

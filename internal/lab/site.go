@@ -38,7 +38,7 @@ func (d *Deployment) startStores(context.Context) error {
 
 func (d *Deployment) startAgents(context.Context) error {
 	for _, site := range d.opts.Sites {
-		if err := d.startRole(site, "agent", d.env(site)); err != nil {
+		if err := d.startRole(site, "agent", d.agentEnv(site)); err != nil {
 			return err
 		}
 	}

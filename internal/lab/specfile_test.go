@@ -31,7 +31,7 @@ func TestMakeSpec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Policies.Store.Election != time.Second || s.Keyspaces[users].Buckets != 256 || !s.Sites["w"].Witness {
+	if p := s.Policies; p.Lease.Duration != leaseTime || p.Store.Election != 400*time.Millisecond || p.Failover.Mode != "automatic" || *p.Failover.QuietTime != 0 || s.Keyspaces[users].Buckets != 256 || !s.Sites["w"].Witness {
 		t.Errorf("read back: %+v", s.Policies)
 	}
 	r := s.Sites["a"].Reach["b"]

@@ -13,16 +13,23 @@ import (
 // lag is how far a site is behind the others, from the databases' own witnesses.
 type lag struct {
 	rows int
-	age  time.Duration // of the oldest change that is not here yet; only with two sites
+	age  time.Duration // of the oldest change that is not here yet
 }
 
-// lags measures every site.
+// lags measures every site. What a site has of another is told by the commit time of what it took last; a count of
+// rows would stay wrong for ever where a stale change was decided and not applied.
 func (d *Deployment) lags(ctx context.Context) (map[topo.SiteID]lag, error) {
-	born, applied := map[topo.SiteID]int{}, map[topo.SiteID]int{}
+	has := map[Way]time.Time{} // From's changes at To
 	for _, site := range d.opts.Sites {
-		err := d.onDatabase(ctx, site, func(db *pgx.Conn) (err error) {
-			born[site], applied[site], err = progressOf(ctx, db)
-			return err
+		err := d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+			var origin topo.SiteID
+			var at *time.Time
+			return eachRow(ctx, db, `SELECT origin, committed_at FROM atoll.progress`, []any{&origin, &at}, func() error {
+				if at != nil {
+					has[Way{origin, site}] = *at
+				}
+				return nil
+			})
 		})
 		if err != nil {
 			return nil, err
@@ -30,30 +37,41 @@ func (d *Deployment) lags(ctx context.Context) (map[topo.SiteID]lag, error) {
 	}
 	out := map[topo.SiteID]lag{}
 	for _, site := range d.opts.Sites {
-		l := lag{rows: -applied[site]}
-		var other topo.SiteID
-		for s, n := range born {
-			if s != site {
-				l.rows += n
-				other = s
-			}
-		}
-		l.rows = max(l.rows, 0) // the databases were not asked at one moment
-		if l.rows > 0 && len(d.opts.Sites) == 2 {
-			err := d.onDatabase(ctx, other, func(db *pgx.Conn) error {
-				at, err := bornAt(ctx, db, applied[site])
-				if err == nil && !at.IsZero() {
-					l.age = time.Since(at)
+		err := d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+			for _, other := range d.opts.Sites {
+				if other == site {
+					continue
 				}
-				return err
-			})
-			if err != nil {
-				return nil, err
+				rows, oldest, err := bornAfter(ctx, db, has[Way{site, other}])
+				if err != nil {
+					return err
+				}
+				l := out[other]
+				l.rows += rows
+				if rows > 0 {
+					l.age = max(l.age, time.Since(oldest))
+				}
+				out[other] = l
 			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		out[site] = l
 	}
 	return out, nil
+}
+
+// bornAfter counts the row changes that a database has committed itself after a moment, and says when the first of
+// them was committed. One that was written a few seconds before may have been committed behind it.
+func bornAfter(ctx context.Context, db querier, t time.Time) (n int, oldest time.Time, err error) {
+	rows, err := db.Query(ctx, `SELECT count(*), coalesce(min(pg_xact_commit_timestamp(xid)), now()) FROM lab.change
+		WHERE NOT applied AND at > $1::timestamptz - interval '5 seconds' AND pg_xact_commit_timestamp(xid) > $1`, t)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	_, err = pgx.ForEachRow(rows, []any{&n, &oldest}, func() error { return nil })
+	return n, oldest, err
 }
 
 // display shows requests, errors and lag per site, once a second.
@@ -87,9 +105,12 @@ func (m *demo) display(ctx context.Context) error {
 			if now.Failed > 0 {
 				failed = m.screen.paint(yellow, failed)
 			}
-			behind := "lag unknown" // the database does not answer
+			behind := "lag unknown" // a database does not answer
 			if l := lags[site]; lagErr == nil {
 				behind = fmt.Sprintf("%d rows (%d ms) behind", l.rows, l.age.Milliseconds())
+			}
+			if m.isLost(site) {
+				behind = m.screen.paint(red, "dead")
 			}
 			lines = append(lines, fmt.Sprintf("site %s  %5.0f requests/s  %s  %d held  %s", site, rate, failed, now.Held, behind))
 		}

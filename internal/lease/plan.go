@@ -95,7 +95,7 @@ func (p *plan) keyspace(site topo.SiteID, o topo.Ownership, ks topo.KeyspaceID, 
 				}
 			}
 			if r.State == topo.Open && (behind || same && !bits[b]) {
-				id := handoverOf(o, from, b, r.Epoch)
+				id := handoverOf(o, from, b, r)
 				orders[id] = appendEpoch(orders[id], b, r.Epoch)
 			}
 		}
@@ -119,12 +119,34 @@ func (p *plan) keyspace(site topo.SiteID, o topo.Ownership, ks topo.KeyspaceID, 
 	}
 }
 
-// handoverOf names an opening: by the handover that raised the epoch, or by the ownership's version.
-func handoverOf(o topo.Ownership, from map[topo.BucketID]move, b topo.BucketID, e topo.Epoch) topo.HandoverID {
-	if m, ok := from[b]; ok && m.epoch+1 == e {
+// handoverOf names an opening: by the handover that raised the epoch, be it a switch or a failover, or by the
+// ownership's version.
+func handoverOf(o topo.Ownership, from map[topo.BucketID]move, b topo.BucketID, r topo.Range) topo.HandoverID {
+	if r.Cut != nil && r.Cut.Epoch+1 == r.Epoch {
+		return r.Cut.Handover
+	}
+	if m, ok := from[b]; ok && m.epoch+1 == r.Epoch {
 		return m.handover
 	}
 	return topo.HandoverID(fmt.Sprintf("open-%d.%d", o.Generation, o.Version))
+}
+
+// cutsBefore lists the cuts that the database must know before the orders are carried out: those of buckets that are
+// this site's and are about to be opened.
+func cutsBefore(site topo.SiteID, o topo.Ownership, orders []postgres.OpenOrder) []topo.CutRange {
+	return slices.DeleteFunc(o.Cuts(), func(c topo.CutRange) bool {
+		return c.Range.Owner != site || c.Range.Cut.From == site ||
+			!slices.ContainsFunc(orders, func(order postgres.OpenOrder) bool { return opensAny(order, []topo.CutRange{c}) })
+	})
+}
+
+// opensAny tells whether an order opens a bucket of any of the ranges.
+func opensAny(order postgres.OpenOrder, ranges []topo.CutRange) bool {
+	return slices.ContainsFunc(ranges, func(c topo.CutRange) bool {
+		return c.Keyspace == order.Keyspace && slices.ContainsFunc(order.Buckets, func(s topo.EpochSpan) bool {
+			return s.First <= c.Range.Last && c.Range.First <= s.Last
+		})
+	})
 }
 
 func appendBucket(s topo.Spans, b topo.BucketID) topo.Spans {

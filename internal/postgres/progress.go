@@ -20,6 +20,11 @@ func Marker(ctx context.Context, db queryer, site topo.SiteID, handover topo.Han
 	return all[0], true, nil
 }
 
+// Markers reads the closing markers that a handover left in site's change stream, one per keyspace.
+func Markers(ctx context.Context, db queryer, site topo.SiteID, handover topo.HandoverID) ([]change.Marker, error) {
+	return markers(ctx, db, "WHERE site = $1 AND handover = $2 AND kind = 'closed'", string(site), string(handover))
+}
+
 func markers(ctx context.Context, db queryer, where string, args ...any) ([]change.Marker, error) {
 	rows, err := db.Query(ctx, "SELECT site, handover, kind, keyspace, buckets, vector FROM atoll.marker "+where+" ORDER BY written_at", args...)
 	if err != nil {

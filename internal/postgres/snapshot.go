@@ -28,31 +28,54 @@ func (c *Capture) Copy(ctx context.Context, emit func(context.Context, change.Co
 }
 
 func (c *Capture) copy(ctx context.Context, emit func(context.Context, change.Copy) error) error {
-	if err := c.admin(ctx, func(conn *pgx.Conn) error { return c.checkPublication(ctx, conn) }); err != nil {
+	slot, err := c.newSlot(ctx)
+	if err != nil {
 		return err
+	}
+	defer slot.close(ctx)
+	return c.admin(ctx, func(conn *pgx.Conn) error { return c.copySnapshot(ctx, conn, slot.snapshot, slot.at, emit) })
+}
+
+// freshSlot is a slot that was just made, and a snapshot of the moment at which it begins. The snapshot can be taken
+// until the slot's connection is closed.
+type freshSlot struct {
+	conn     *pgconn.PgConn
+	at       change.Position
+	snapshot string
+}
+
+func (s *freshSlot) close(ctx context.Context) { _ = s.conn.Close(context.WithoutCancel(ctx)) }
+
+// newSlot drops the target's slot, whoever holds it, and makes it anew.
+func (c *Capture) newSlot(ctx context.Context) (*freshSlot, error) {
+	if err := c.admin(ctx, func(conn *pgx.Conn) error { return c.checkPublication(ctx, conn) }); err != nil {
+		return nil, err
 	}
 	if err := c.dropSlot(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	// The exported snapshot lives until this connection's next command or its end.
-	slot, err := c.walsender(ctx)
+	conn, err := c.walsender(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer slot.Close(context.WithoutCancel(ctx))
-	results, err := slot.Exec(ctx, fmt.Sprintf(`CREATE_REPLICATION_SLOT "%s" LOGICAL pgoutput EXPORT_SNAPSHOT`, c.slot)).ReadAll()
+	slot := &freshSlot{conn: conn}
+	results, err := conn.Exec(ctx, fmt.Sprintf(`CREATE_REPLICATION_SLOT "%s" LOGICAL pgoutput EXPORT_SNAPSHOT`, c.slot)).ReadAll()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("create slot %s: %w", c.slot, err)
+	case len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 3:
+		err = fmt.Errorf("create slot %s: unexpected answer", c.slot)
+	default:
+		row := results[0].Rows[0]
+		slot.snapshot = string(row[2])
+		slot.at, err = parseLSN(string(row[1]))
+	}
 	if err != nil {
-		return fmt.Errorf("create slot %s: %w", c.slot, err)
+		slot.close(ctx)
+		return nil, err
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 3 {
-		return fmt.Errorf("create slot %s: unexpected answer", c.slot)
-	}
-	row := results[0].Rows[0]
-	at, err := parseLSN(string(row[1]))
-	if err != nil {
-		return err
-	}
-	return c.admin(ctx, func(conn *pgx.Conn) error { return c.copySnapshot(ctx, conn, string(row[2]), at, emit) })
+	return slot, nil
 }
 
 func (c *Capture) copySnapshot(ctx context.Context, conn *pgx.Conn, snapshot string, at change.Position, emit func(context.Context, change.Copy) error) error {
@@ -64,10 +87,10 @@ func (c *Capture) copySnapshot(ctx context.Context, conn *pgx.Conn, snapshot str
 		return err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT '"+strings.ReplaceAll(snapshot, "'", "''")+"'"); err != nil {
+	if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+sqlLiteral(snapshot)); err != nil {
 		return err
 	}
-	tables, err := c.publishedTables(ctx, tx)
+	tables, err := publishedTables(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -112,8 +135,8 @@ type copiedTable struct {
 }
 
 // publishedTables lists what is published, parents of foreign keys first where that is possible.
-func (c *Capture) publishedTables(ctx context.Context, tx pgx.Tx) ([]*copiedTable, error) {
-	rows, err := tx.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text,
+func publishedTables(ctx context.Context, db queryer) ([]*copiedTable, error) {
+	rows, err := db.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text,
 		array(SELECT confrelid FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f' AND k.confrelid <> c.oid),
 		(SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''),
 		(SELECT array_agg(a.atttypid ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '')

@@ -21,6 +21,10 @@ const PublicationName = "atoll"
 // and keeps applied changes from going out again, beside the replication origin.
 const markPrefix = "atoll"
 
+// pointPrefix is the prefix of the logical message of a transaction that only moves targets' positions on: it is sent
+// at once, where an idle stream would take its time. See Fence.Point.
+const pointPrefix = "atoll point"
+
 // maxIdentifier is how long a name may be on an ordinary server, in bytes.
 const maxIdentifier = 63
 

@@ -21,18 +21,49 @@ type Applied struct {
 		vector  topo.Vector
 		peers   map[topo.SiteID]topo.Vector
 		moved   chan struct{} // closed and replaced whenever vector grows
-		waiting map[arrival]map[chan change.Marker]bool
-		recent  map[arrival]change.Marker // some of those that have come; the database has all
+		waiting map[arrival]map[*waiter]bool
+		recent  map[arrival]come // some of those that have come; the database has all
 	}
 }
 
 // mostRecent bounds the markers that are remembered.
 const mostRecent = 1024
 
-// arrival names a closing marker that somebody waits for.
+// arrival names the closing markers that a handover leaves in a site's stream: one of a switch, one per keyspace of a
+// failover.
 type arrival struct {
 	site     topo.SiteID
 	handover topo.HandoverID
+}
+
+// come are the markers of an arrival that are here.
+type come map[topo.KeyspaceID]change.Marker
+
+// covers tells whether the marker of every keyspace is here; of any, if none is named.
+func (c come) covers(keyspaces []topo.KeyspaceID) bool {
+	for _, ks := range keyspaces {
+		if _, here := c[ks]; !here {
+			return false
+		}
+	}
+	return len(c) > 0
+}
+
+// waiter waits for markers of one arrival. Whoever tells it holds the lock; it reads have only behind done.
+type waiter struct {
+	keyspaces []topo.KeyspaceID
+	have      come
+	done      chan struct{} // closed when have covers keyspaces
+}
+
+func (w *waiter) told(m change.Marker) {
+	if w.have.covers(w.keyspaces) {
+		return
+	}
+	w.have[m.Keyspace] = m
+	if w.have.covers(w.keyspaces) {
+		close(w.done)
+	}
 }
 
 // LoadApplied starts from what the site's database has recorded.
@@ -46,8 +77,8 @@ func LoadApplied(ctx context.Context, site topo.SiteID, recorded Recorded) (*App
 	maps.Copy(a.mu.vector, vector)
 	a.mu.peers = make(map[topo.SiteID]topo.Vector)
 	a.mu.moved = make(chan struct{})
-	a.mu.waiting = make(map[arrival]map[chan change.Marker]bool)
-	a.mu.recent = make(map[arrival]change.Marker)
+	a.mu.waiting = make(map[arrival]map[*waiter]bool)
+	a.mu.recent = make(map[arrival]come)
 	return a, nil
 }
 
@@ -58,59 +89,77 @@ func (a *Applied) Vector() topo.Vector {
 	return maps.Clone(a.mu.vector)
 }
 
-// WaitMarker waits until the closing marker that a handover left in a site's stream is durably here. With it
-// everything is here that stands before it, and what its vector asks for.
+// WaitMarker waits until the closing marker that a switch left in a site's stream is durably here. With it everything
+// is here that stands before it, and what its vector asks for.
 func (a *Applied) WaitMarker(ctx context.Context, site topo.SiteID, id topo.HandoverID) (change.Marker, error) {
-	key, arrived := arrival{site, id}, make(chan change.Marker, 1)
+	have, err := a.wait(ctx, site, id, nil)
+	for _, m := range have {
+		return m, err
+	}
+	return change.Marker{}, err
+}
+
+// WaitMarkers waits until the closing markers of a handover for all of the keyspaces are durably here.
+func (a *Applied) WaitMarkers(ctx context.Context, site topo.SiteID, id topo.HandoverID, keyspaces []topo.KeyspaceID) error {
+	_, err := a.wait(ctx, site, id, keyspaces)
+	return err
+}
+
+func (a *Applied) wait(ctx context.Context, site topo.SiteID, id topo.HandoverID, keyspaces []topo.KeyspaceID) (come, error) {
+	key, w := arrival{site, id}, &waiter{keyspaces: keyspaces, have: come{}, done: make(chan struct{})}
 	a.mu.Lock()
-	if m, here := a.mu.recent[key]; here {
+	for _, m := range a.mu.recent[key] {
+		w.told(m)
+	}
+	if w.have.covers(keyspaces) {
 		a.mu.Unlock()
-		return m, nil
+		return w.have, nil
 	}
 	if a.mu.waiting[key] == nil {
-		a.mu.waiting[key] = make(map[chan change.Marker]bool)
+		a.mu.waiting[key] = make(map[*waiter]bool)
 	}
-	a.mu.waiting[key][arrived] = true
+	a.mu.waiting[key][w] = true
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		delete(a.mu.waiting[key], arrived)
+		delete(a.mu.waiting[key], w)
 		if len(a.mu.waiting[key]) == 0 {
 			delete(a.mu.waiting, key)
 		}
 	}()
-	// The database may have it from before. Waiting began before this look, so a marker that comes meanwhile is seen by
-	// one of the two, and whoever waits for it does not also wait for the look.
+	// The database may have them from before. Waiting began before this look, so a marker that comes meanwhile is seen
+	// by one of the two, and whoever waits for it does not also wait for the look.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	looked := make(chan look, 1)
-	go func() { // ends with ctx at the latest; nobody needs it any more then
-		m, here, err := a.recorded.Marker(ctx, site, id)
-		looked <- look{m, here, err}
-	}()
+	looked := make(chan error, 1)
+	go func() { looked <- a.look(ctx, key) }() // ends with ctx at the latest; nobody needs it any more then
 	for {
 		select {
-		case m := <-arrived:
-			return m, nil
-		case l := <-looked:
-			if l.err != nil && ctx.Err() == nil {
-				return change.Marker{}, fmt.Errorf("marker of handover %s from site %s: %w", id, site, l.err)
-			}
-			if l.here {
-				return l.marker, nil
+		case <-w.done:
+			return w.have, nil
+		case err := <-looked:
+			if err != nil && ctx.Err() == nil {
+				return nil, err
 			}
 		case <-ctx.Done():
-			return change.Marker{}, fmt.Errorf("the marker of handover %s from site %s has not come: %w", id, site, context.Cause(ctx))
+			return nil, fmt.Errorf("the marker of handover %s from site %s has not come: %w", id, site, context.Cause(ctx))
 		}
 	}
 }
 
-// look is what a look into the database found.
-type look struct {
-	marker change.Marker
-	here   bool
-	err    error
+// look tells those who wait what the database has.
+func (a *Applied) look(ctx context.Context, key arrival) error {
+	markers, err := a.recorded.Markers(ctx, key.site, key.handover)
+	if err != nil {
+		return fmt.Errorf("marker of handover %s from site %s: %w", key.handover, key.site, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range markers {
+		a.tellLocked(m)
+	}
+	return nil
 }
 
 // WaitVector waits until this site has applied what need asks for. This site's own changes are always here.
@@ -162,15 +211,16 @@ func (a *Applied) advance(origin topo.SiteID, pos change.Position, markers []cha
 }
 
 func (a *Applied) tellLocked(m change.Marker) {
-	if len(a.mu.recent) >= mostRecent {
-		clear(a.mu.recent)
-	}
-	a.mu.recent[arrival{m.Site, m.Handover}] = m
-	for arrived := range a.mu.waiting[arrival{m.Site, m.Handover}] {
-		select {
-		case arrived <- m:
-		default: // told already
+	key := arrival{m.Site, m.Handover}
+	if a.mu.recent[key] == nil {
+		if len(a.mu.recent) >= mostRecent {
+			clear(a.mu.recent)
 		}
+		a.mu.recent[key] = come{}
+	}
+	a.mu.recent[key][m.Keyspace] = m
+	for w := range a.mu.waiting[key] {
+		w.told(m)
 	}
 }
 
@@ -181,7 +231,7 @@ func (a *Applied) reload(ctx context.Context, origin topo.SiteID, pos change.Pos
 	a.mu.Lock()
 	if a.mu.vector[origin] > uint64(pos) {
 		a.mu.vector[origin] = uint64(pos)
-		maps.DeleteFunc(a.mu.recent, func(key arrival, _ change.Marker) bool { return key.site == origin })
+		maps.DeleteFunc(a.mu.recent, func(key arrival, _ come) bool { return key.site == origin })
 	}
 	var waiting []arrival
 	for key := range a.mu.waiting {
@@ -191,14 +241,8 @@ func (a *Applied) reload(ctx context.Context, origin topo.SiteID, pos change.Pos
 	}
 	a.mu.Unlock()
 	for _, key := range waiting {
-		m, here, err := a.recorded.Marker(ctx, key.site, key.handover)
-		if err != nil {
-			return fmt.Errorf("marker of handover %s from site %s: %w", key.handover, key.site, err)
-		}
-		if here {
-			a.mu.Lock()
-			a.tellLocked(m)
-			a.mu.Unlock()
+		if err := a.look(ctx, key); err != nil {
+			return err
 		}
 	}
 	return nil

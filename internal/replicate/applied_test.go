@@ -67,6 +67,40 @@ func TestWaitMarker(t *testing.T) {
 	})
 }
 
+// A failover leaves one marker per keyspace: they are waited for together, wherever each of them was seen.
+func TestWaitMarkers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		marker := func(ks topo.KeyspaceID) change.Marker {
+			return change.Marker{Kind: change.MarkerClosed, Site: "a", Handover: "h", Keyspace: ks}
+		}
+		db := newTarget(t, "b")
+		db.mu.markers = []change.Marker{marker("catalog")}
+		a, err := LoadApplied(t.Context(), "b", db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- a.WaitMarkers(t.Context(), "a", "h", []topo.KeyspaceID{"catalog", "orders", "users"}) }()
+		synctest.Wait()
+		a.advance("a", 10, []change.Marker{marker("users")})
+		synctest.Wait()
+		if len(done) != 0 {
+			t.Fatal("did not wait for the marker of orders")
+		}
+		a.advance("a", 20, []change.Marker{marker("orders"), marker("users")})
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		// All are remembered: no look into the database is needed.
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		if err := a.WaitMarkers(t.Context(), "a", "h", []topo.KeyspaceID{"users", "catalog"}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestWaitVector(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -196,15 +196,15 @@ func (db *targetDB) Vector(context.Context) (topo.Vector, error) {
 	return v, nil
 }
 
-func (db *targetDB) Marker(_ context.Context, site topo.SiteID, id topo.HandoverID) (change.Marker, bool, error) {
+func (db *targetDB) Markers(_ context.Context, site topo.SiteID, id topo.HandoverID) (out []change.Marker, err error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	for _, m := range db.mu.markers {
 		if m.Site == site && m.Handover == id && m.Kind == change.MarkerClosed {
-			return m, true, nil
+			out = append(out, m)
 		}
 	}
-	return change.Marker{}, false, nil
+	return out, nil
 }
 
 func (db *targetDB) opener(origin topo.SiteID) func(context.Context) (Sink, error) {

@@ -24,6 +24,7 @@ type Follow struct {
 	Origin     topo.SiteID
 	Deployment string
 	Addr       string // the origin's agent, for links
+	Standby    string // the origin's second agent; "": it has none. Of the two the one that last gave changes is asked first.
 	Identity   *pki.Identity
 	// Open opens this site's database for the origin; the sink is closed when the link ends.
 	Open     func(context.Context) (Sink, error)
@@ -34,6 +35,7 @@ type Follow struct {
 	Settings link.Settings
 	Logger   *slog.Logger // default: discards
 
+	second  bool      // Standby's turn; Run's goroutine only
 	trimmed time.Time // when the relay was last trimmed; Run's goroutine only
 
 	mu struct {
@@ -45,6 +47,7 @@ type Follow struct {
 		position change.Position
 		applied  time.Time  // when position last moved
 		commit   time.Time  // at the origin, of what was applied last
+		wrote    time.Time  // when a transaction of an application was last applied
 		flight   []inFlight // received, not yet durably applied
 		err      error
 		errAt    time.Time
@@ -55,6 +58,7 @@ type Follow struct {
 type inFlight struct {
 	position  change.Position
 	committed time.Time
+	writes    bool // it is an application's
 }
 
 var (
@@ -67,6 +71,13 @@ var (
 // dataError is a failure on the way of the data, at this side, as opposed to one of the path.
 type dataError struct{ err error }
 
+// passing is a data error whose reason goes away by itself: a failover from the origin is under way, or this site's
+// fence is closed for the moment.
+type passing interface {
+	error
+	Passing() bool
+}
+
 func (e *dataError) Error() string { return e.err.Error() }
 func (e *dataError) Unwrap() error { return e.err }
 
@@ -77,10 +88,10 @@ func (f *Follow) Run(ctx context.Context) error {
 		f.Logger = slog.New(slog.DiscardHandler)
 	}
 	log := f.Logger.With("origin", f.Origin)
-	var lastText string
+	told := map[bool]string{} // by whose turn it was
 	var lastLogged time.Time
 	for failures := 0; ; {
-		before := f.at()
+		before, second := f.at(), f.second
 		err := f.attempt(ctx)
 		if ctx.Err() != nil {
 			f.enter(Stopped, nil)
@@ -93,6 +104,8 @@ func (f *Follow) Run(ctx context.Context) error {
 		}
 		if f.at() > before {
 			failures = 0
+		} else {
+			f.second = f.Standby != "" && !f.second
 		}
 		failures++
 		p := cutPath
@@ -101,11 +114,14 @@ func (f *Follow) Run(ctx context.Context) error {
 		if errors.As(err, &ours) || errors.As(err, &said) && said.Reason != link.Closing {
 			p = needHelp
 		}
+		if soon := passing(nil); errors.As(err, &soon) && soon.Passing() {
+			p = holdsUp
+		}
 		f.enter(Retrying, err)
 		wait := p.wait(failures)
 		level := slog.LevelDebug // a path that stays cut is not news
-		if text := err.Error(); text != lastText || time.Since(lastLogged) > 30*time.Second {
-			level, lastText, lastLogged = slog.LevelWarn, text, time.Now()
+		if text := err.Error(); text != told[second] || time.Since(lastLogged) > 30*time.Second {
+			level, told[second], lastLogged = slog.LevelWarn, text, time.Now()
 		}
 		log.Log(ctx, level, "link broken", "error", err, "failures", failures, "again_in", wait)
 		timer := time.NewTimer(wait)
@@ -115,6 +131,28 @@ func (f *Follow) Run(ctx context.Context) error {
 			timer.Stop()
 		}
 	}
+}
+
+// Copy connects once and takes an initial copy, for a sink that begins with one; the stream behind it is left to Run.
+func (f *Follow) Copy(ctx context.Context) error {
+	if f.Logger == nil {
+		f.Logger = slog.New(slog.DiscardHandler)
+	}
+	f.CopyFrom = true
+	err := f.attempt(ctx)
+	var said *link.Refusal
+	if f.Standby != "" && errors.As(err, &said) && said.Reason == link.Closing && !errors.Is(err, errCopied) { // the agent there stands by
+		f.second = true
+		err = f.attempt(ctx)
+	}
+	f.enter(Stopped, nil)
+	switch {
+	case errors.Is(err, errCopied):
+		return nil
+	case err == nil:
+		return errors.New("the link ended before the copy was complete")
+	}
+	return err
 }
 
 // attempt connects once and stays until something breaks.
@@ -141,7 +179,11 @@ func (f *Follow) attempt(ctx context.Context) error {
 	default:
 		hello.Start = link.StartFresh
 	}
-	in, err := link.Dial(ctx, link.DialConfig{Addr: f.Addr, TLS: f.Identity.ClientTLS(f.Origin), Hello: hello, Settings: f.Settings, Vector: f.Applied.Vector})
+	addr := f.Addr
+	if f.second {
+		addr = f.Standby
+	}
+	in, err := link.Dial(ctx, link.DialConfig{Addr: addr, TLS: f.Identity.ClientTLS(f.Origin), Hello: hello, Settings: f.Settings, Vector: f.Applied.Vector})
 	if err != nil {
 		return err
 	}

@@ -41,12 +41,13 @@ func (o *order) check(tx *change.Tx) error {
 }
 
 // patience is how long to wait before the next attempt: a path that is cut comes back any moment, and is worth
-// knocking at; what somebody has to mend first is not.
+// knocking at; what somebody has to mend first is not; what only holds things up for a moment is looked at often.
 type patience struct{ first, most time.Duration }
 
 var (
 	cutPath  = patience{20 * time.Millisecond, time.Second}
 	needHelp = patience{500 * time.Millisecond, 5 * time.Second}
+	holdsUp  = patience{50 * time.Millisecond, 500 * time.Millisecond}
 )
 
 // wait is the pause behind the given number of failures in a row, at least 1. Half of it is random, so that sites do

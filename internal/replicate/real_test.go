@@ -83,13 +83,13 @@ func (db *database) Vector(ctx context.Context) (topo.Vector, error) {
 	return postgres.Vector(ctx, conn)
 }
 
-func (db *database) Marker(ctx context.Context, site topo.SiteID, id topo.HandoverID) (change.Marker, bool, error) {
+func (db *database) Markers(ctx context.Context, site topo.SiteID, id topo.HandoverID) ([]change.Marker, error) {
 	conn, err := pgx.Connect(ctx, db.dsn)
 	if err != nil {
-		return change.Marker{}, false, err
+		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	return postgres.Marker(ctx, conn, site, id)
+	return postgres.Markers(ctx, conn, site, id)
 }
 
 func (db *database) capture(ctx context.Context, target topo.SiteID) (Source, error) {

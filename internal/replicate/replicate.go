@@ -60,6 +60,6 @@ type Relay interface {
 // Recorded is what this site's database says of its progress.
 type Recorded interface {
 	Vector(ctx context.Context) (topo.Vector, error)
-	// Marker looks for the closing marker of a handover from a site.
-	Marker(ctx context.Context, site topo.SiteID, id topo.HandoverID) (change.Marker, bool, error)
+	// Markers looks for the closing markers of a handover from a site, one per keyspace.
+	Markers(ctx context.Context, site topo.SiteID, id topo.HandoverID) ([]change.Marker, error)
 }

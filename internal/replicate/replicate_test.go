@@ -607,3 +607,55 @@ func BenchmarkEndToEnd(b *testing.B) {
 	}
 	eventually(b, "everything", func() bool { return target.at("a") == n })
 }
+
+// A copy alone leaves the stream to Run.
+func TestCopyAlone(t *testing.T) {
+	t.Parallel()
+	origin, target := newOrigin("a"), newTarget(t, "b")
+	origin.write(oneTx("a", 20, "x"), oneTx("a", 30, "y"))
+	applied, err := LoadApplied(t.Context(), "b", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	like := follow(t, newTarget(t, "b"), "a", serve(t, origin).addr) // its settings and certificates
+	f := &Follow{Site: "b", Origin: "a", Deployment: like.Deployment, Addr: like.Addr, Identity: like.Identity, Settings: like.Settings, Open: target.opener("a"), Applied: applied}
+	if err := f.Copy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := target.valuesOf("a"); !slices.Equal(got, []string{"x", "y"}) || target.at("a") != 30 || f.State().Phase != Stopped {
+		t.Errorf("%v at %d, %s", got, target.at("a"), f.State().Phase)
+	}
+	if err := f.Copy(t.Context()); err == nil {
+		t.Error("a copy where one is already")
+	}
+}
+
+// holdUp is an error whose reason goes away by itself.
+type holdUp struct{}
+
+func (holdUp) Error() string { return "halted for failover f1" }
+func (holdUp) Passing() bool { return true }
+
+func TestWhatPassesIsLookedAtOften(t *testing.T) {
+	t.Parallel()
+	origin, target := newOrigin("a"), newTarget(t, "b")
+	s := serve(t, origin)
+	f := follow(t, target, "a", s.addr)
+	origin.write(oneTx("a", 20, "good"))
+	eventually(t, "the first", func() bool { return target.at("a") == 20 })
+	target.fail(fmt.Errorf("apply: %w", holdUp{}))
+	origin.write(oneTx("a", 30, "held up"))
+	began, tries := time.Now(), 0
+	last := time.Time{}
+	eventually(t, "tries", func() bool {
+		if st := f.State(); strings.Contains(st.Err, "halted for failover f1") && st.ErrAt.After(last) {
+			last, tries = st.ErrAt, tries+1
+		}
+		return tries == 6
+	})
+	if took := time.Since(began); took > 5*time.Second { // 6 waits of what needs help: 11 s at least
+		t.Errorf("six tries took %s", took)
+	}
+	target.fail(nil)
+	eventually(t, "the rest", func() bool { return target.at("a") == 30 })
+}

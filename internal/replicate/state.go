@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/atollhq/atoll/internal/change"
@@ -44,6 +45,7 @@ type OriginState struct {
 	LagKnown  bool
 	Committed time.Time      // at the origin: of what was applied last
 	AppliedAt time.Time      // when that was
+	Wrote     time.Time      // when a transaction of an application was last applied; zero: none since Run
 	Heard     time.Time      // the origin's last heartbeat, on this site's clock
 	Says      link.Statement // of the origin, at Heard
 	Traffic   link.Stats     // of the present connection, else of the last
@@ -56,7 +58,7 @@ func (f *Follow) State() OriginState {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := OriginState{Origin: f.Origin, Phase: f.mu.phase, Since: f.mu.since, WaitsFor: f.mu.waitsFor, Position: f.mu.position,
-		Committed: f.mu.commit, AppliedAt: f.mu.applied, ErrAt: f.mu.errAt}
+		Committed: f.mu.commit, AppliedAt: f.mu.applied, Wrote: f.mu.wrote, ErrAt: f.mu.errAt}
 	if f.mu.err != nil {
 		st.Err = f.mu.err.Error()
 	}
@@ -135,7 +137,12 @@ func (f *Follow) underWay(tx *change.Tx) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.mu.flight = append(f.mu.flight, inFlight{tx.Position, tx.Committed})
+	f.mu.flight = append(f.mu.flight, inFlight{tx.Position, tx.Committed, writes(tx)})
+}
+
+// writes tells whether a transaction is an application's: heartbeats and markers are rows of atoll's own.
+func writes(tx *change.Tx) bool {
+	return slices.ContainsFunc(tx.Rows, func(r change.Row) bool { return r.Table != nil && r.Table.Schema != "atoll" })
 }
 
 func (f *Follow) landed(pos change.Position) {
@@ -145,6 +152,9 @@ func (f *Follow) landed(pos change.Position) {
 	for n < len(f.mu.flight) && f.mu.flight[n].position <= pos {
 		if c := f.mu.flight[n].committed; !c.IsZero() {
 			f.mu.commit = c
+		}
+		if f.mu.flight[n].writes {
+			f.mu.wrote = time.Now()
 		}
 		n++
 	}

@@ -1,0 +1,46 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/pki"
+)
+
+// Returns is this site's part in the return of a site whose database is another one than before.
+type Returns interface {
+	// Rebuild brings this site's database to the content of the other full site.
+	Rebuild(ctx context.Context, who string, r api.RebuildRequest) (api.RebuildAnswer, error)
+	// BeginAnew forgets how far this site has come in the former stream of the asking site.
+	BeginAnew(ctx context.Context, r api.BeginAnewRequest) (api.BeginAnewAnswer, error)
+}
+
+func (s *Server) rebuild(w http.ResponseWriter, r *http.Request, peer pki.Peer) error {
+	var req api.RebuildRequest
+	if err := decode(r.Body, &req, true); err != nil {
+		return err
+	}
+	answer, err := s.cfg.Returns.Rebuild(r.Context(), peer.String(), req)
+	if err != nil {
+		return err
+	}
+	return write(w, http.StatusOK, answer)
+}
+
+// beginAnew is for a site about itself only: whoever asks it of another's stream would have changes skipped.
+func (s *Server) beginAnew(w http.ResponseWriter, r *http.Request, peer pki.Peer) error {
+	var req api.BeginAnewRequest
+	if err := decode(r.Body, &req, false); err != nil {
+		return err
+	}
+	if site, _ := peer.Site(); site != req.Origin {
+		return &api.Error{Status: 403, Code: api.CodeForbidden, Message: fmt.Sprintf("site %s may not speak for the stream of site %q", site, req.Origin)}
+	}
+	answer, err := s.cfg.Returns.BeginAnew(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	return write(w, http.StatusOK, answer)
+}
