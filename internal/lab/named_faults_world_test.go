@@ -38,7 +38,7 @@ var faults struct {
 
 const (
 	faultRate    = 60.0
-	recoverBound = 60 * time.Second
+	recoverBound = 2 * time.Minute // machines that test are slow
 )
 
 // playFault runs one fault under load and judges what it left behind: every test ends with K1, K3, K6 and equal sites.
@@ -52,7 +52,7 @@ func playFault(t *testing.T, play func(context.Context, *faultWorld)) {
 	}
 	w := faults.world
 	w.t = t
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	defer func() {
 		if t.Failed() {

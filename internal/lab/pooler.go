@@ -3,6 +3,8 @@ package lab
 import (
 	"context"
 	"fmt"
+	"net"
+	"time"
 
 	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/topo"
@@ -23,7 +25,7 @@ func checkPooler(name string) error {
 
 // startPoolers puts a pooler in transaction mode between each site's shop and its database. Agents connect straight to
 // the server: a replication stream does not pass a pooler, and the fence's sessions rely on their settings.
-func (d *Deployment) startPoolers(context.Context) error {
+func (d *Deployment) startPoolers(ctx context.Context) error {
 	if d.opts.Pooler == "" {
 		return nil
 	}
@@ -42,9 +44,25 @@ func (d *Deployment) startPoolers(context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := awaitListening(ctx, local(port)); err != nil {
+			return fmt.Errorf("pooler of site %s: %w; its log ends: %s", site, err, d.Processes.Tail(string(site)+"/pooler", 3))
+		}
 		d.poolers[site] = p
 	}
 	return nil
+}
+
+// awaitListening waits, bounded, until an address takes connections.
+func awaitListening(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return every(ctx, 20*time.Millisecond, func() (bool, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return false, nil
+		}
+		return true, conn.Close()
+	})
 }
 
 // shopDSN is where a site's shop connects to.
