@@ -3,11 +3,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PLANT ?=
+POOLER ?=
 TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo check test fuzz clean tools
+.PHONY: help build demo demo-pgbench check test test-matrix fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -18,8 +19,11 @@ tools: ## install PostgreSQL and a C compiler where they are missing
 build: ## build the binaries: bin/atoll, bin/tickets
 	go build $(TAGS) -trimpath -o $(BIN)/ ./cmd/atoll ./examples/tickets
 
-demo: tools build ## two sites and a witness on this machine: load, switches, a cut, a failover; report in out/demo.json
-	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out
+demo: tools build ## two sites and a witness on this machine: load, switches, a cut, a failover; report in out/demo.json (POOLER=pgbouncer)
+	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
+
+demo-pgbench: tools build ## pgbench's bank, adopted under its clients, moved and failed over while they work; report in out/pgbench.json
+	$(BIN)/atoll lab pgbench --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
 
 check: ## format, vet, lint, import rules
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted (run gofmt -w):"; gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -31,6 +35,9 @@ test: ## all tests, with the race detector
 	@bash scripts/install-tools browser
 	CGO_ENABLED=1 go test -race -timeout 15m ./...
 	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
+
+test-matrix: tools ## the adapter's tests on PostgreSQL 16, 17 and 18 too (needs npm for the binaries; kept in bin/postgresql)
+	bash scripts/postgres-matrix bin/postgresql $(RUN)
 
 fuzz: ## every fuzz test for FUZZTIME (default 20s) each
 	@bash scripts/fuzz $(or $(FUZZTIME),20s)

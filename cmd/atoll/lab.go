@@ -34,7 +34,8 @@ and is gone when the lab ends.
 	flags.StringVar(&o.Tickets, "tickets", "bin/tickets", "the ticket shop's binary to run")
 	flags.DurationVar(&o.RTT, "rtt", 30*time.Millisecond, "round trip between two sites")
 	flags.IntVar(&o.Gateways, "gateways", 2, "gateways per site")
-	cmd.AddCommand(c.labDemo(&o), c.labUp(&o), labTell())
+	flags.StringVar(&o.Pooler, "pooler", "", "connection pooler between shop and database: pgbouncer, in transaction mode; empty for none")
+	cmd.AddCommand(c.labDemo(&o), c.labPgbench(&o), c.labUp(&o), labTell())
 	return cmd
 }
 
@@ -52,6 +53,30 @@ func (c *cli) labDemo(o *lab.Options) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&demo.Out, "out", "out", "folder of the report, demo.json")
 	cmd.Flags().Float64Var(&demo.Rate, "rate", 150, "requests a second")
+	return cmd
+}
+
+func (c *cli) labPgbench(o *lab.Options) *cobra.Command {
+	bench := lab.PgbenchOptions{}
+	cmd := &cobra.Command{
+		Use:   "pgbench",
+		Short: "pgbench's bank, adopted under its clients and moved while they work; exit 0 if every check passes",
+		Long: `Fills a database with pgbench at one site and lets its clients work. Then atoll apply --adopt prepares that database under
+them, agents start, and the bank is copied to the second site. A third into the load the bank is switched there. A client that the
+fence refuses ends, as pgbench does with any error, and is started again at the site that atoll status names. Two thirds into the
+load everything at the bank's site is killed; the other one takes over, and the lost one returns.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			bench.Options, bench.JSON = *o, c.json
+			bench.Stdout, bench.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return lab.Pgbench(cmd.Context(), bench)
+		},
+	}
+	cmd.Flags().StringVar(&bench.Out, "out", "out", "folder of the report, pgbench.json")
+	cmd.Flags().DurationVar(&bench.Duration, "duration", time.Minute, "of the load, once both sites are there")
+	cmd.Flags().IntVar(&bench.Clients, "clients", 4, "clients of one connection each")
+	cmd.Flags().IntVar(&bench.Rate, "rate", 200, "transactions a second of all clients; -1: as fast as they can, which may be faster than this machine replicates")
+	cmd.Flags().IntVar(&bench.Scale, "scale", 5, "pgbench's scale: branches, each with 100000 accounts")
 	return cmd
 }
 

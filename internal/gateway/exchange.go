@@ -271,12 +271,18 @@ func (x *exchange) forward(snap *snapshot, d route.Decision) step {
 	if !ok {
 		return again
 	}
-	addr, transport := p.pick()
+	turn, transport, ok := p.pick(time.Now())
+	if !ok {
+		leave()
+		x.g.metrics.forwards[d.Site].silent.Inc()
+		return x.refuse(reasonPeerDown)
+	}
 	u := *x.r.URL
-	u.Scheme, u.Host, u.User = "https", addr, nil
+	u.Scheme, u.Host, u.User = "https", turn.at.hostPort, nil
 	out, ok := x.request(&u)
 	if !ok {
 		leave()
+		turn.dropped()
 		return x.refuse(reasonMoved)
 	}
 	forwarded{x.target.Route.Keyspace, x.target.Bucket, d.Slot.Epoch, snap.version(), x.used.reroutes + 1}.set(out.Header)
@@ -287,9 +293,15 @@ func (x *exchange) forward(snap *snapshot, d route.Decision) step {
 	resp, err := transport.RoundTrip(out)
 	leave()
 	if err != nil {
+		if x.ctx.Err() != nil {
+			turn.dropped()
+		} else {
+			turn.failed(time.Now())
+		}
 		x.g.metrics.forwards[d.Site].failed.Inc()
 		return x.failed(err, reasonPeerDown, len(p.addrs) > 1)
 	}
+	turn.answered()
 	if resp.StatusCode == http.StatusMisdirectedRequest && resp.Header.Get(hReason) != "" {
 		x.g.metrics.forwards[d.Site].misdirected.Inc()
 		return x.rerouted(resp, snap)

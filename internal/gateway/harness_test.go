@@ -439,3 +439,7 @@ func (s *site) counter(name string, labels ...string) float64 {
 	}
 	panic("no metric " + name)
 }
+
+func topoPeers(site topo.SiteID, addrs ...string) map[topo.SiteID][]string {
+	return map[topo.SiteID][]string{site: addrs}
+}

@@ -23,7 +23,8 @@ type metrics struct {
 }
 
 // forwardMetrics counts requests that were sent to another site's gateways.
-type forwardMetrics struct{ answered, misdirected, failed prometheus.Counter }
+// silent are those that were not sent, because no gateway of that site is believed to answer.
+type forwardMetrics struct{ answered, misdirected, failed, silent prometheus.Counter }
 
 type routeMetrics struct {
 	seconds prometheus.Observer
@@ -60,7 +61,7 @@ func newMetrics(g *Gateway) *metrics {
 	forwards := vec("forwards_total", "Requests sent to another site's gateways, by result.", "site", "result")
 	for site := range g.upstreams.peers {
 		of := func(result string) prometheus.Counter { return forwards.WithLabelValues(string(site), result) }
-		m.forwards[site] = forwardMetrics{of("answered"), of("misdirected"), of("failed")}
+		m.forwards[site] = forwardMetrics{of("answered"), of("misdirected"), of("failed"), of("silent")}
 	}
 
 	refused := vec("refused_total", "Requests that the gateway answered itself, by reason.", "reason")

@@ -49,7 +49,7 @@ func newAgentClient(a Agent, own bool, name string) *agentClient {
 		TLSHandshakeTimeout:   handshakeTimeout,
 		ResponseHeaderTimeout: dialTimeout,
 		IdleConnTimeout:       peerIdle,
-		DialContext:           newTransport(0, 0, nil).DialContext,
+		DialContext:           dial,
 		TLSNextProto:          map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
 	}
 	return &agentClient{site: a.Site, own: own, base: strings.TrimSuffix(a.URL, "/"), name: name, client: &http.Client{Transport: t}}

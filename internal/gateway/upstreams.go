@@ -54,7 +54,7 @@ type upstreams struct {
 
 // peer is the gateways of one other site.
 type peer struct {
-	addrs []string
+	addrs []*address
 	lanes []*http.Transport
 	turn  atomic.Uint32
 }
@@ -68,15 +68,19 @@ func newUpstreams(apps map[string]string, peers map[topo.SiteID][]string, client
 		}
 		u.apps[name] = base
 	}
-	u.app = newTransport(appAnswer, appIdle, nil)
+	u.app = newTransport(appAnswer, appIdle)
 	u.transport = append(u.transport, u.app)
 	for site, addrs := range peers {
 		if len(addrs) == 0 {
 			return nil, fmt.Errorf("site %s has no gateway address", site)
 		}
-		p := &peer{addrs: addrs}
+		p := &peer{}
+		for _, addr := range addrs {
+			p.addrs = append(p.addrs, newAddress(addr))
+		}
 		for range peerLanes {
-			t := newTransport(peerAnswer, peerIdle, clientTLS(site))
+			t := newTransport(peerAnswer, peerIdle)
+			p.dialTLS(t, clientTLS(site))
 			t.HTTP2 = &http.HTTP2Config{SendPingTimeout: peerPing, PingTimeout: peerPingTimeout}
 			p.lanes = append(p.lanes, t)
 		}
@@ -86,11 +90,9 @@ func newUpstreams(apps map[string]string, peers map[topo.SiteID][]string, client
 	return u, nil
 }
 
-// newTransport makes a transport whose dial errors are marked as not sent. With a TLS configuration it dials TLS
-// itself: the certificate must name the site, whatever the address, so the configuration verifies, not the transport.
-func newTransport(answer, idle time.Duration, conf *tls.Config) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
-	t := &http.Transport{
+// newTransport makes a transport whose dial errors are marked as not sent.
+func newTransport(answer, idle time.Duration) *http.Transport {
+	return &http.Transport{
 		DisableCompression:     true,
 		MaxIdleConns:           0,
 		MaxIdleConnsPerHost:    1024,
@@ -99,17 +101,21 @@ func newTransport(answer, idle time.Duration, conf *tls.Config) *http.Transport 
 		ExpectContinueTimeout:  answer,
 		TLSHandshakeTimeout:    handshakeTimeout,
 		MaxResponseHeaderBytes: 256 << 10,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, &notSent{err}
-			}
-			return conn, nil
-		},
+		DialContext:            dial,
 	}
-	if conf == nil {
-		return t
+}
+
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, &notSent{err}
 	}
+	return conn, nil
+}
+
+// dialTLS makes a transport dial the peer's gateways. It dials TLS itself: the certificate must name the site,
+// whatever the address, so the configuration verifies, not the transport.
+func (p *peer) dialTLS(t *http.Transport, conf *tls.Config) {
 	conf = conf.Clone()
 	conf.NextProtos = []string{"h2", "http/1.1"}
 	t.Protocols = new(http.Protocols)
@@ -118,19 +124,42 @@ func newTransport(answer, idle time.Duration, conf *tls.Config) *http.Transport 
 	t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 		defer cancel()
-		conn, err := (&tls.Dialer{NetDialer: dialer, Config: conf}).DialContext(ctx, network, addr)
+		raw, err := dial(ctx, network, addr)
 		if err != nil {
+			return nil, err
+		}
+		if a := p.find(addr); a != nil {
+			raw = a.listen(raw)
+		}
+		conn := tls.Client(raw, conf)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
 			return nil, &notSent{err}
 		}
 		return conn, nil
 	}
-	return t
 }
 
-// pick returns the next address of a peer and the transport to it.
-func (p *peer) pick() (addr string, t *http.Transport) {
-	n := p.turn.Add(1)
-	return p.addrs[int(n)%len(p.addrs)], p.lanes[int(n)/len(p.addrs)%len(p.lanes)]
+func (p *peer) find(hostPort string) *address {
+	for _, a := range p.addrs {
+		if a.hostPort == hostPort {
+			return a
+		}
+	}
+	return nil // a name that the transport spells in another way: its silence is judged without what is heard
+}
+
+// pick begins an attempt at the next address of a peer that may be tried now, and returns the transport to it. Not ok:
+// none is believed to answer.
+func (p *peer) pick(now time.Time) (turn attempt, t *http.Transport, ok bool) {
+	n := int(p.turn.Add(1))
+	lane := p.lanes[n/len(p.addrs)%len(p.lanes)]
+	for i := range p.addrs {
+		if turn, ok := p.addrs[(n+i)%len(p.addrs)].admit(now); ok {
+			return turn, lane, true
+		}
+	}
+	return attempt{}, nil, false
 }
 
 func (u *upstreams) close() {

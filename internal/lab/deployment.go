@@ -38,7 +38,10 @@ type Options struct {
 	Buckets  int           // of the keyspace users, default 256
 	RTT      time.Duration // default 30ms
 	Jitter   time.Duration
+	Pooler   string // in front of the shops' databases: "" for none, or PgBouncer
 	Shape    Shape
+
+	reshape func(*spec.Spec) // for another application than the shop
 }
 
 // Shape is how much there is in the shop.
@@ -78,13 +81,40 @@ type Deployment struct {
 	at        map[topo.SiteID]*addresses
 	watchdog  *watchdog
 	databases map[topo.SiteID]*pgserver.Server
-	deaths    chan string // names of processes that ended by themselves
+	poolers   map[topo.SiteID]*pgserver.Pooler // nil without
+	deaths    chan string                      // names of processes that ended by themselves
 	closing   sync.Once
 }
 
+// buildStep is one step of building a deployment.
+type buildStep struct {
+	what string
+	do   func(context.Context) error
+}
+
 // Build builds and starts a deployment and waits until it serves; say hears what it does. On an error nothing is left.
-func Build(ctx context.Context, o Options, say func(string)) (_ *Deployment, err error) {
+func Build(ctx context.Context, o Options, say func(string)) (*Deployment, error) {
+	return build(ctx, o, say, func(d *Deployment) []buildStep {
+		return []buildStep{
+			{"networks and addresses", d.layOut},
+			{"certificates", d.certify},
+			{"databases", d.startDatabases},
+			{"poolers", d.startPoolers},
+			{"the shop's tables", d.initShop},
+			{"atoll apply", d.apply},
+			{"stores", d.startStores},
+			{"agents", d.startAgents},
+			{"gateways and shops", d.startFronts},
+			{"first copy of the data", d.awaitHealthy},
+		}
+	})
+}
+
+func build(ctx context.Context, o Options, say func(string), steps func(*Deployment) []buildStep) (_ *Deployment, err error) {
 	o.setDefaults()
+	if err := checkPooler(o.Pooler); err != nil {
+		return nil, err
+	}
 	for _, bin := range []*string{&o.Atoll, &o.Tickets} {
 		if *bin, err = filepath.Abs(*bin); err != nil {
 			return nil, fmt.Errorf("lab: %w", err)
@@ -102,20 +132,7 @@ func Build(ctx context.Context, o Options, say func(string)) (_ *Deployment, err
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	for _, step := range []struct {
-		what string
-		do   func(context.Context) error
-	}{
-		{"networks and addresses", d.layOut},
-		{"certificates", d.certify},
-		{"databases", d.startDatabases},
-		{"the shop's tables", d.initShop},
-		{"atoll apply", d.apply},
-		{"stores", d.startStores},
-		{"agents", d.startAgents},
-		{"gateways and shops", d.startFronts},
-		{"first copy of the data", d.awaitHealthy},
-	} {
+	for _, step := range steps(d) {
 		say(step.what)
 		if err := step.do(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w", step.what, err)
@@ -175,6 +192,9 @@ func (d *Deployment) layOut(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.opts.reshape != nil {
+		d.opts.reshape(s)
+	}
 	d.SpecFile = filepath.Join(d.Dir, "atoll.yaml")
 	d.Spec, err = writeSpec(d.SpecFile, s)
 	return err
@@ -210,7 +230,7 @@ func (d *Deployment) env(site topo.SiteID) []string {
 	env := []string{runEnv + "=" + d.Dir}
 	if s := d.databases[site]; s != nil {
 		env = append(env, "ATOLL_DSN="+s.DSN(agentRole, database), "ATOLL_ADMIN_DSN="+s.DSN(pgserver.Superuser, database),
-			"SHOP_DSN="+s.DSN(shopRole, database), "SHOP_ADMIN_DSN="+s.DSN(pgserver.Superuser, database))
+			"SHOP_DSN="+d.shopDSN(site), "SHOP_ADMIN_DSN="+s.DSN(pgserver.Superuser, database))
 	}
 	return env
 }

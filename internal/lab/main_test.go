@@ -19,7 +19,12 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
 		os.Exit(playRole(role))
 	}
-	pgserver.Main(m)
+	code := pgserver.RunMain(m)
+	if err := closeFaultWorld(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 func playRole(role string) int {

@@ -27,6 +27,7 @@ type Command struct {
 	Args []string
 	Env  []string // added to the lab's own environment
 	Dir  string
+	As   *syscall.Credential // nil: the lab's own user
 }
 
 // Processes starts, signals and ends the lab's children. Each runs in a process group of its own, so that a Ctrl-C in
@@ -111,6 +112,7 @@ func childOf(c Command) *exec.Cmd {
 	child.Dir = c.Dir
 	child.Env = append(os.Environ(), c.Env...)
 	child.WaitDelay = time.Second
+	child.SysProcAttr = &syscall.SysProcAttr{Credential: c.As}
 	return child
 }
 

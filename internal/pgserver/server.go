@@ -258,12 +258,38 @@ func (s *Server) killAll() error {
 	if err := s.signalAll(syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("stop postgres: %w", err)
 	}
+	all := childrenOf(s.proc.PID())
 	if err := s.signalAll(syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill postgres: %w", err)
 	}
 	<-s.proc.Done
 	s.proc = nil
+	return awaitGone(all)
+}
+
+// awaitGone waits until killed backends hold nothing any more: a server that starts before would find the memory of the
+// old one in use.
+func awaitGone(pids []int) error {
+	bound := time.Now().Add(10 * time.Second)
+	for _, pid := range pids {
+		for !gone(pid) {
+			if time.Now().After(bound) {
+				return fmt.Errorf("backend %d is still there 10 s after it was killed", pid)
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
 	return nil
+}
+
+// gone tells whether a process has ended; whether somebody has collected it does not matter.
+func gone(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 
 // Pause stops every process of the server (SIGSTOP); Resume lets them go on.

@@ -1,16 +1,21 @@
 package pgserver
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/atollhq/atoll/internal/supervise"
 )
 
 var shared struct {
@@ -63,6 +68,49 @@ func TempDir() (string, error) {
 		return "", err
 	}
 	return dir, os.Chmod(dir, 0o755)
+}
+
+// PoolerFor runs a pgbouncer in front of this server until the test ends.
+func (s *Server) PoolerFor(t testing.TB, size int, roles ...string) *Pooler {
+	t.Helper()
+	dir, err := TempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	p, err := NewPooler(PoolerOptions{Dir: dir, Server: s.Port, Roles: roles, PoolSize: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd := exec.Command(p.Path, p.Args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.As}
+	proc, err := supervise.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { proc.Stop(5 * time.Second) })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, p.DSN(roles[0], "postgres"))
+		if err == nil {
+			_ = conn.Close(ctx)
+			return p
+		}
+		select {
+		case <-proc.Done:
+			t.Fatalf("pgbouncer ended (%v): %s", proc.Err(), log.String())
+		case <-ctx.Done():
+			t.Fatalf("pgbouncer does not answer: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 var databases atomic.Int64

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // How installing and removing waits for a busy table: each try gives up its lock request soon, because everybody
@@ -81,11 +83,18 @@ func patiently(ctx context.Context, c *pgx.Conn, log *slog.Logger, what string, 
 	}
 }
 
-// lockTrouble tells whether trying again may help: a lock was not to be had in time, or a deadlock was broken.
+// lockTrouble tells whether trying again may help: a lock was not to be had in time, or a deadlock was broken, or
+// somebody changed the same row of a catalog at the same moment, for which the server takes no lock (grants on
+// parameters belong to the whole server, and another database of it may be installed now).
 func lockTrouble(err error) bool {
 	switch sqlState(err) {
 	case "55P03", "40P01", "40001":
 		return true
+	case "23505":
+		var pgErr *pgconn.PgError
+		return errors.As(err, &pgErr) && pgErr.SchemaName == "pg_catalog"
+	case "XX000":
+		return strings.Contains(err.Error(), "tuple concurrently updated")
 	}
 	return false
 }

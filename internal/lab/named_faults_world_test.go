@@ -1,0 +1,359 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/atollhq/atoll/internal/pki"
+	"github.com/atollhq/atoll/topo"
+)
+
+// faultWorld is the deployment that all tests of faults share: two sites and a witness, and load while a fault plays.
+// What one test leaves is where the next begins; the history of all of them together has to hold.
+type faultWorld struct {
+	*demo
+	t      *testing.T // of the fault that plays
+	ops    []Operation
+	losses []Loss
+}
+
+var faults struct {
+	once  sync.Once
+	world *faultWorld
+	dir   string
+	err   error
+}
+
+const (
+	faultRate    = 60.0
+	recoverBound = 2 * time.Minute // machines that test are slow
+)
+
+// playFault runs one fault under load and judges what it left behind: every test ends with K1, K3, K6 and equal sites.
+func playFault(t *testing.T, play func(context.Context, *faultWorld)) {
+	if testing.Short() {
+		t.Skip("plays on real sites under load")
+	}
+	faults.once.Do(func() { faults.world, faults.err = newFaultWorld(t) })
+	if faults.err != nil {
+		t.Fatal(faults.err)
+	}
+	w := faults.world
+	w.t = t
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	defer cancel()
+	defer func() {
+		if t.Failed() {
+			w.logTails()
+		}
+	}()
+	for _, name := range []string{loadName, registersName} { // of a test that failed
+		if w.d.Processes.Running(name) {
+			w.must(w.d.Processes.Stop(name))
+		}
+	}
+	w.must(w.recover(ctx))
+	w.must(w.share(ctx))
+	w.must(w.startLoad(ctx))
+	w.must(w.startRegisters(ctx))
+	w.eventually(ctx, "the load is answered", func() bool { return w.answered() > 20 })
+	play(ctx, w)
+	w.must(w.recover(ctx))
+	w.must(w.stopLoad(ctx))
+	w.must(w.quiesce(ctx))
+	w.judge(ctx)
+}
+
+func newFaultWorld(t *testing.T) (*faultWorld, error) {
+	var err error
+	if faults.dir, err = os.MkdirTemp("", "atoll-faults-"); err != nil {
+		return nil, err
+	}
+	build := exec.Command("go", "build", "-o", faults.dir+"/", "../../cmd/atoll", "../../examples/tickets")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, out)
+	}
+	o := DemoOptions{Options: Options{Atoll: faults.dir + "/atoll", Tickets: faults.dir + "/tickets", Gateways: 1, Buckets: 64,
+		Shape: Shape{Customers: 200, Seats: 20000, Events: 4}}, Rate: faultRate, Out: faults.dir}
+	o.setDefaults()
+	w := &faultWorld{demo: &demo{opts: o, screen: newScreen(io.Discard), began: time.Now()}}
+	// Not the test's context: the deployment outlives the first test.
+	w.d, err = Build(context.Background(), o.Options, func(string) {})
+	if err != nil {
+		return nil, err
+	}
+	w.opts.Options = w.d.opts
+	return w, nil
+}
+
+// share gives each site half of the users and the first one the catalogue, as every fault finds it.
+func (w *faultWorld) share(ctx context.Context) error {
+	for _, want := range []struct {
+		ks      topo.KeyspaceID
+		buckets topo.Spans
+		to      topo.SiteID
+	}{{users, topo.Spans{{First: 0, Last: 31}}, w.b()}, {users, topo.Spans{{First: 32, Last: 63}}, w.a()}, {catalog, topo.Spans{{First: 0, Last: 0}}, w.a()}} {
+		bounded, cancel := context.WithTimeout(ctx, recoverBound)
+		var last error
+		err := every(bounded, 500*time.Millisecond, func() (bool, error) {
+			missing := slices.DeleteFunc(want.buckets.Buckets(), w.owned(bounded, want.ks, want.to).Contains)
+			if len(missing) == 0 {
+				return true, nil
+			}
+			_, last = w.d.Atoll(bounded, "switch", "--keyspace", string(want.ks), "--buckets", topo.SpansOf(missing...).String(), "--to", string(want.to))
+			return false, nil // looked at again
+		})
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%s of %s cannot be brought to %s: %w; last: %w", want.buckets, want.ks, want.to, err, last)
+		}
+	}
+	return nil
+}
+
+// closeFaultWorld ends the shared deployment, if a test has built it.
+func closeFaultWorld() error {
+	var err error
+	if faults.world != nil {
+		err = faults.world.d.Close()
+	}
+	if faults.dir != "" {
+		err = errors.Join(err, os.RemoveAll(faults.dir))
+	}
+	return err
+}
+
+// leases is a number of lease durations.
+func (w *faultWorld) leases(n float64) time.Duration {
+	return time.Duration(n * float64(w.d.Spec.Policies.Lease.Duration))
+}
+
+func (w *faultWorld) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// eventually waits for a condition of the deployment.
+func (w *faultWorld) eventually(ctx context.Context, what string, ok func() bool) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, recoverBound)
+	defer cancel()
+	if err := every(ctx, 20*time.Millisecond, func() (bool, error) { return ok(), nil }); err != nil {
+		w.t.Fatalf("not within %v: %s", recoverBound, what)
+	}
+}
+
+// answered counts the answers of the running load.
+func (w *faultWorld) answered() int {
+	data, err := os.ReadFile(w.historyFile())
+	if err != nil {
+		return 0
+	}
+	return bytes.Count(data, []byte(`"outcome":"ok"`))
+}
+
+// recover undoes every fault: paths are healed, paused processes go on, dead ones are started again; it returns when
+// the deployment serves and no lost site is still to be settled.
+func (w *faultWorld) recover(ctx context.Context) error {
+	sites := append(slices.Clone(w.opts.Sites), w.opts.Witness)
+	for i, a := range sites {
+		for _, b := range sites[i+1:] {
+			w.d.Network.Heal(a, b)
+		}
+	}
+	for _, site := range w.opts.Sites {
+		if s := w.d.databases[site]; s.Resume() != nil { // it does not run
+			if err := s.Restart(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range w.d.Processes.Names() {
+		if name == loadName || name == registersName {
+			continue
+		}
+		if w.d.Processes.Running(name) {
+			if err := w.d.Processes.Resume(name); err != nil {
+				return err
+			}
+		} else if err := w.d.Processes.Restart(name); err != nil {
+			return err
+		}
+	}
+	if err := w.d.awaitHealthy(ctx); err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, recoverBound)
+	defer cancel()
+	var last string
+	err := every(bounded, 200*time.Millisecond, func() (bool, error) {
+		last = w.unsettled(ctx)
+		return last == "", nil
+	})
+	if err != nil {
+		return fmt.Errorf("not settled after %v: %s", recoverBound, last)
+	}
+	return nil
+}
+
+// unsettled names what is still to be done after a fault: leases, links, handovers, tails.
+func (w *faultWorld) unsettled(ctx context.Context) string {
+	st, err := w.d.status(ctx, w.a())
+	if err != nil {
+		return err.Error()
+	}
+	for _, s := range st.Sites {
+		if s.Error != "" || !s.Lease.Live {
+			return fmt.Sprintf("site %s: lease %v, %s", s.Site, s.Lease.Live, s.Error)
+		}
+		for _, l := range s.Links {
+			if l.Target == s.Site && (!l.Connected || l.LagMS > 1000) {
+				return fmt.Sprintf("link %s → %s: %s, %d ms behind", l.Origin, l.Target, l.State, l.LagMS)
+			}
+		}
+	}
+	for _, h := range st.Handovers {
+		switch {
+		case !h.Over():
+			return fmt.Sprintf("handover %s is in %s", h.ID, h.Phase)
+		case h.Failover != nil && h.Outcome == "done" && h.Failover.Return == nil:
+			return fmt.Sprintf("the tail of %s is not settled (failover %s)", h.From, h.ID)
+		}
+	}
+	return ""
+}
+
+// judge reads the evidence of everything so far.
+func (w *faultWorld) judge(ctx context.Context) {
+	w.t.Helper()
+	e, err := w.gather(ctx)
+	w.must(err)
+	w.ops = append(w.ops, e.ops...)
+	w.noteLosses(ctx)
+	e.Losses = w.losses
+	for _, c := range []Check{CheckK1(e.Evidence, w.ops), CheckK3(w.ops, e.shops, e.Conflicts), CheckK6(w.ops), CheckEqual(e.hashes)} {
+		if c.Passed() {
+			w.t.Logf("%s passes: %s", c.Name, c.Looked)
+			continue
+		}
+		w.t.Errorf("%s: %s; %s; %d found\n  %s", c.Name, c.Claim, c.Error, c.Violated, strings.Join(c.Examples, "\n  "))
+	}
+	n := count(e.ops)
+	w.t.Logf("%d answered, %d failed (%d of unknown outcome)", n.OK, n.Failed, n.Unknown)
+	if n.OK < 100 {
+		w.t.Errorf("too little load for a verdict")
+	}
+}
+
+// noteLosses remembers the failovers of this fault, by their records: the fault itself need not have been a loss.
+func (w *faultWorld) noteLosses(ctx context.Context) {
+	w.t.Helper()
+	st, err := w.d.status(ctx, w.b())
+	w.must(err)
+	for _, h := range st.Handovers {
+		known := slices.ContainsFunc(w.losses, func(l Loss) bool { return l.ID == h.ID })
+		if h.Kind != failoverKind || h.Failover == nil || known || len(h.Steps) == 0 {
+			continue
+		}
+		l := Loss{ID: h.ID, Lost: h.From, Taker: h.To, Killed: h.Steps[0].At, Opened: h.Steps[0].At}
+		if h.Failover.Return != nil {
+			l.Settled = h.Failover.Return.At
+		}
+		w.losses = append(w.losses, l)
+		w.t.Logf("failover %s, %s → %s: %s, tail %+v", h.ID, h.From, h.To, h.Outcome, h.Failover.Return)
+	}
+}
+
+func (w *faultWorld) logTails() {
+	for _, name := range w.d.Processes.Names() {
+		if strings.HasSuffix(name, "/agent") {
+			w.t.Logf("log of %s ends:\n%s", name, w.d.Processes.Tail(name, 25))
+		}
+	}
+}
+
+// owned lists a site's buckets of a keyspace.
+func (w *faultWorld) owned(ctx context.Context, ks topo.KeyspaceID, site topo.SiteID) topo.Spans {
+	w.t.Helper()
+	st, err := w.d.status(ctx, site)
+	w.must(err)
+	for _, k := range st.Ownership.Keyspaces {
+		for _, o := range k.Owners {
+			if k.Keyspace == ks && o.Site == site {
+				spans, err := topo.ParseSpans(o.Buckets, k.Buckets)
+				w.must(err)
+				return spans
+			}
+		}
+	}
+	return nil
+}
+
+func (w *faultWorld) ownedBy(ctx context.Context, site topo.SiteID) topo.Spans {
+	w.t.Helper()
+	return w.owned(ctx, users, site)
+}
+
+// awaitLine waits for a line in a process's log behind the given offset.
+func (w *faultWorld) awaitLine(ctx context.Context, name string, from int64, text string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	path := w.d.Processes.LogFile(name)
+	err := every(ctx, 2*time.Millisecond, func() (bool, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return false, err
+		}
+		defer f.Close()
+		if _, err := f.Seek(from, io.SeekStart); err != nil {
+			return false, err
+		}
+		data, err := io.ReadAll(f)
+		return bytes.Contains(data, []byte(text)), err
+	})
+	if err != nil {
+		return fmt.Errorf("%s never logged %s: %w", name, text, err)
+	}
+	return nil
+}
+
+func (w *faultWorld) logSize(name string) int64 {
+	info, err := os.Stat(w.d.Processes.LogFile(name))
+	w.must(err)
+	return info.Size()
+}
+
+// storeLeader asks the members who leads them.
+func (w *faultWorld) storeLeader(ctx context.Context) topo.SiteID {
+	w.t.Helper()
+	id, err := pki.Load(w.d.Spec.PKI, "site-"+string(w.a()))
+	w.must(err)
+	for site, a := range w.d.at {
+		c, err := clientv3.New(clientv3.Config{Endpoints: []string{"https://" + a.storeClient}, TLS: id.ClientTLS(site), DialTimeout: 3 * time.Second})
+		w.must(err)
+		ask, cancel := context.WithTimeout(ctx, 3*time.Second)
+		st, err := c.Status(ask, "https://"+a.storeClient)
+		cancel()
+		w.must(errors.Join(err, c.Close()))
+		if st.Leader == st.Header.MemberId {
+			return site
+		}
+	}
+	w.t.Fatal("no member of the store leads")
+	return ""
+}
