@@ -343,6 +343,8 @@ func TestGatewayHoldsAndReleases(t *testing.T) {
 	}
 	if lease := gateways["b"].ack(h.Decided); lease.RemainingMS <= 0 || lease.RemainingMS > 3000 {
 		t.Errorf("lease of b: %d ms", lease.RemainingMS)
+	} else if lease.Generation != 1 || lease.Version < h.Decided {
+		t.Errorf("the lease of b rests on %d.%d, and %d opened its buckets", lease.Generation, lease.Version, h.Decided)
 	}
 }
 

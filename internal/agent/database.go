@@ -213,13 +213,18 @@ func (a *agent) passOpened(ctx context.Context, keeper *lease.Keeper) error {
 	}
 }
 
-// deadline is until when this site may accept writes, by this agent's leave.
+// deadline is until when this site may accept writes, by this agent's leave. The document under which the lease was
+// renewed is passed on before the lease is: gateways must not take a new lease for a leave under an old document.
 func (a *agent) deadline() (time.Time, bool) {
 	k := a.kept.Load()
 	if k == nil {
 		return time.Time{}, false
 	}
-	return k.keeper.Deadline()
+	until, live := k.keeper.Deadline()
+	if o := k.keeper.Ownership(); live && o.Version > 0 {
+		a.hub.Publish(o)
+	}
+	return until, live
 }
 
 // standby says why this agent is not the site's active one; nil if it is.

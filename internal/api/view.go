@@ -30,13 +30,19 @@ type ViewAck struct {
 	Gateway    string `json:"gateway"`
 	Generation uint64 `json:"generation"`
 	Version    uint64 `json:"version"`
-	// InFlight counts, per handover that the view shows as moving, the writes that were passed on before the gateway
-	// began to hold and have not been answered.
+	// InFlight counts, per handover that the view shows as moving, the writes and strong reads that were passed on
+	// before the gateway began to hold and have not been answered.
 	InFlight map[topo.HandoverID]int `json:"in_flight,omitempty"`
 }
 
 // LeaseState answers a ViewAck: how long, from the moment the request was received, this site may go on accepting
 // writes. A gateway's deadline is the moment at which it sent the request plus RemainingMS.
+//
+// Generation and Version are those of the agent's document, which is no older than the one under which the lease was
+// given. A lease that begins after a failover says nothing about the views before it: a gateway whose view is older
+// answers no strong read.
 type LeaseState struct {
-	RemainingMS int64 `json:"remaining_ms"` // <= 0: not serving
+	RemainingMS int64  `json:"remaining_ms"` // <= 0: not serving
+	Generation  uint64 `json:"generation,omitempty"`
+	Version     uint64 `json:"version,omitempty"`
 }

@@ -26,7 +26,7 @@ type ServerConfig struct {
 	Local      Site // this site's part in switches
 	Returns    Returns
 	Status     func(ctx context.Context, self bool) api.Status
-	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not
+	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not. The hub has the document that it rests on
 	Conflicts  ConflictLog
 	Page       http.Handler // the status page, for operators' browsers; served at pagePaths; nil: none
 	Standby    func() error // not nil: this agent is not its site's active one, and why; nil: it always is
@@ -313,6 +313,9 @@ func (s *Server) ack(w http.ResponseWriter, r *http.Request, peer pki.Peer) erro
 	var state api.LeaseState
 	if deadline, live := s.cfg.Deadline(); live {
 		state.RemainingMS = deadline.Sub(received).Milliseconds()
+	}
+	if o, ok := s.cfg.Hub.Ownership(); ok { // after the deadline: it may be newer than what the deadline rests on, not older
+		state.Generation, state.Version = o.Generation, o.Version
 	}
 	return write(w, http.StatusOK, state)
 }

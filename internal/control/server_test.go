@@ -152,6 +152,13 @@ func TestAckIsAnsweredWithTheLease(t *testing.T) {
 	if err != nil || state.RemainingMS < 1 || state.RemainingMS > 5000 {
 		t.Errorf("lease %+v, %v", state, err)
 	}
+	if state.Generation != 0 || state.Version != 0 {
+		t.Errorf("lease %+v names a document, and there is none", state)
+	}
+	s.hub.Publish(topo.Ownership{Generation: 1, Version: 7})
+	if state, err := s.as("site-a").Ack(t.Context(), api.ViewAck{Gateway: "g1", Generation: 1, Version: 3}); err != nil || state.Generation != 1 || state.Version != 7 {
+		t.Errorf("lease %+v, %v; want it to name the newest document", state, err)
+	}
 	if g := s.hub.Gateways(); len(g) != 1 || g[0].Version != 3 {
 		t.Errorf("gateways %+v", g)
 	}

@@ -48,7 +48,7 @@ func (x *exchange) refuse(reason route.Reason) step {
 		}
 	}
 	x.mark(x.w.Header(), "", 0)
-	x.status = x.g.refuse(x.w, reason)
+	x.status = x.g.refuse(x.w, reason, x.target.Safe)
 	return done
 }
 
@@ -59,9 +59,12 @@ func (x *exchange) lastOnConnection() {
 	}
 }
 
-// refuse writes an answer of the gateway's own and returns its status.
-func (g *Gateway) refuse(w http.ResponseWriter, reason route.Reason) int {
+// refuse writes an answer of the gateway's own, to a read or not, and returns its status.
+func (g *Gateway) refuse(w http.ResponseWriter, reason route.Reason, read bool) int {
 	what := refusals[reason]
+	if text, other := ofReads[reason]; other && read {
+		what.text = text
+	}
 	g.metrics.refused[reason].Inc()
 	h := w.Header()
 	h[hReason] = []string{string(reason)}

@@ -174,9 +174,9 @@ func (x *exchange) prefetch() {
 	}
 }
 
-// enter counts a keyed write before it is passed on; leave must be called if ok. Not ok: decide again.
+// enter counts what a move has to wait for before it is passed on; leave must be called if ok. Not ok: decide again.
 func (x *exchange) enter(snap *snapshot) (leave func(), ok bool) {
-	if !x.target.Keyed || x.target.Safe {
+	if !x.fencedWrite() && !x.strongRead() {
 		return func() {}, true
 	}
 	ks, b := x.target.Route.Keyspace, x.target.Bucket
@@ -186,21 +186,10 @@ func (x *exchange) enter(snap *snapshot) (leave func(), ok bool) {
 	return func() { x.g.flights.leave(ks, b) }, true
 }
 
-// fencedWrite tells whether the request is a write that the database's fence guards.
-func (x *exchange) fencedWrite() bool { return x.target.Keyed && !x.target.Safe }
-
 // local sends the request to this site's application.
 func (x *exchange) local(snap *snapshot, d route.Decision) step {
-	if x.fencedWrite() && !x.g.lease.live() {
-		// The fence would refuse it; or it would not, and the answer would come too late to be believed.
-		x.g.kickAck()
-		if !x.g.lease.await(x.ctx, leaseWait) {
-			if x.ctx.Err() != nil {
-				return again
-			}
-			return x.refuse(reasonLease)
-		}
-		return again
+	if wait := x.unfit(snap); wait != nil {
+		return wait()
 	}
 	leave, ok := x.enter(snap)
 	if !ok {
@@ -219,9 +208,9 @@ func (x *exchange) local(snap *snapshot, d route.Decision) step {
 	if fenced := x.fencedBy(resp, snap, d); fenced != nil {
 		return fenced()
 	}
-	if x.fencedWrite() && resp.StatusCode/100 == 2 && !x.g.lease.live() {
+	if late := x.late(resp, d); late != nil {
 		discard(resp)
-		return x.refuse(reasonDeadline)
+		return late()
 	}
 	stripOurs(resp.Header)
 	x.pass(resp, x.g.conf.Site, d.Slot.Epoch)

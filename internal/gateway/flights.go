@@ -6,12 +6,12 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-// flights counts, per bucket, the writes that were passed on and are not answered yet, so that an acknowledgement of a
-// view can say how many writes from before the view's holds are still under way.
+// flights counts, per bucket, the writes and strong reads that were passed on and are not answered yet, so that an
+// acknowledgement of a view can say how many from before the view's holds are still under way.
 //
-// The count may never miss one. A write counts itself, then looks whether the view under which it was decided is still
+// The count may never miss one. A request counts itself, then looks whether the view under which it was decided is still
 // the current one; whoever acknowledges a view makes it the current one first, then reads the counts. Whichever comes
-// first, either the reader sees the count or the write sees the view and is decided again.
+// first, either the reader sees the count or the request sees the view and is decided again.
 type flights struct {
 	current *atomic.Pointer[snapshot]
 	counts  map[topo.KeyspaceID][]atomic.Int64
@@ -26,7 +26,7 @@ func newFlights(current *atomic.Pointer[snapshot], spaces map[topo.KeyspaceID]to
 	return f
 }
 
-// enter counts a write that was decided under snap. If snap is no longer current it counts nothing and returns false:
+// enter counts a request that was decided under snap. If snap is no longer current it counts nothing and returns false:
 // decide again.
 func (f *flights) enter(snap *snapshot, ks topo.KeyspaceID, b topo.BucketID) bool {
 	f.counts[ks][b].Add(1)

@@ -11,9 +11,10 @@
 // answer of the gateway's own carries Atoll-Reason. An application says by 503 with Atoll-Fenced: KEYSPACE/BUCKET/EPOCH
 // that the fence refused the write and that it rolled back.
 //
-// It guarantees that an acknowledgement of a view counts every write that was let through before the view's holds,
-// and that a write whose outcome is not known is never sent again unless it may be executed twice. It refuses to pass
-// on an answer to a write that came after the site's lease ran out.
+// It guarantees that an acknowledgement of a view counts every write and strong read (a read of a route with
+// hold_reads) that was let through before the view's holds, and that a write whose outcome is not known is never sent
+// again unless it may be executed twice. It refuses to pass on an answer to either that came after the site's lease ran
+// out, and one to a strong read that came after the bucket left.
 package gateway
 
 import (

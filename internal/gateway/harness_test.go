@@ -90,6 +90,7 @@ type testAgent struct {
 		changed   chan struct{}
 		acks      map[string]api.ViewAck
 		remaining int64
+		known     viewVersion // of the newest document that it knows; may be ahead of the stream
 		refuse    bool
 		refuseAck bool
 		stop      chan struct{}
@@ -168,7 +169,7 @@ func (a *testAgent) ack(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not the active agent", http.StatusServiceUnavailable)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(api.LeaseState{RemainingMS: a.mu.remaining})
+	_ = json.NewEncoder(w).Encode(api.LeaseState{RemainingMS: a.mu.remaining, Generation: a.mu.known.generation, Version: a.mu.known.version})
 }
 
 func (a *testAgent) acked(gateway string) api.ViewAck {
@@ -180,7 +181,17 @@ func (a *testAgent) acked(gateway string) api.ViewAck {
 func (a *testAgent) publish(o topo.Ownership, opened uint64) {
 	line, err := json.Marshal(api.ViewUpdate{Format: api.ViewFormat, Ownership: o.Encode(), OpenedVersion: opened})
 	must0(err)
+	a.know(o)
 	a.publishLine(line)
+}
+
+// know lets the agent answer for the lease under a document, without streaming it.
+func (a *testAgent) know(o topo.Ownership) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if v := (viewVersion{o.Generation, o.Version}); a.mu.known.before(v) {
+		a.mu.known = v
+	}
 }
 
 func (a *testAgent) publishLine(line []byte) {

@@ -7,15 +7,20 @@ import (
 )
 
 // leaseCopy is the gateway's copy of its site's lease: until when, on this process's monotonic clock, the site may
-// accept writes. It is what the agent said in its last answer, counted from the moment at which the gateway asked.
+// accept writes and vouch for what it reads. It is what the agent said in its last answer, counted from the moment at
+// which the gateway asked.
 type leaseCopy struct {
 	current atomic.Pointer[leaseState]
 }
 
 type leaseState struct {
 	until time.Time
+	view  viewVersion   // what the agent knew; under an older view the lease says nothing about who owns a bucket
 	next  chan struct{} // closed when there is a newer state
 }
+
+// live tells whether the lease is in force.
+func (s *leaseState) live() bool { return !s.until.IsZero() && time.Until(s.until) > 0 }
 
 func newLeaseCopy() *leaseCopy {
 	l := &leaseCopy{}
@@ -23,8 +28,8 @@ func newLeaseCopy() *leaseCopy {
 	return l
 }
 
-func (l *leaseCopy) set(until time.Time) {
-	old := l.current.Swap(&leaseState{until: until, next: make(chan struct{})})
+func (l *leaseCopy) set(until time.Time, view viewVersion) {
+	old := l.current.Swap(&leaseState{until: until, view: view, next: make(chan struct{})})
 	close(old.next)
 }
 
@@ -37,7 +42,7 @@ func (l *leaseCopy) remaining() time.Duration {
 	return time.Until(until)
 }
 
-func (l *leaseCopy) live() bool { return l.remaining() > 0 }
+func (l *leaseCopy) live() bool { return l.current.Load().live() }
 
 // await returns true as soon as the lease is live, false after the bound or at the end of ctx.
 func (l *leaseCopy) await(ctx context.Context, bound time.Duration) bool {
@@ -45,7 +50,7 @@ func (l *leaseCopy) await(ctx context.Context, bound time.Duration) bool {
 	defer timer.Stop()
 	for {
 		state := l.current.Load()
-		if l.live() {
+		if state.live() {
 			return true
 		}
 		select {

@@ -321,23 +321,27 @@ func FuzzForwardedHeaders(f *testing.F) {
 	})
 }
 
-func BenchmarkProxyLocal(b *testing.B) { benchmarkProxy(b, 0) }
+func BenchmarkProxyLocal(b *testing.B) { benchmarkProxy(b, 0, "POST", "/users", "x") }
 
-func BenchmarkProxyForward(b *testing.B) { benchmarkProxy(b, 9) }
+func BenchmarkProxyForward(b *testing.B) { benchmarkProxy(b, 9, "POST", "/users", "x") }
 
-func benchmarkProxy(b *testing.B, bucket topo.BucketID) {
+func BenchmarkProxyRead(b *testing.B) { benchmarkProxy(b, 0, "GET", "/users", "") }
+
+func BenchmarkProxyStrongRead(b *testing.B) { benchmarkProxy(b, 0, "GET", "/strong", "") }
+
+func benchmarkProxy(b *testing.B, bucket topo.BucketID, method, path, body string) {
 	app := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
 	here, there := pair(b, app, app, nil)
 	publish(half(), 1, here, there)
 	here.ready(b, 1)
 	there.ready(b, 1)
 	c := newClient(b)
-	key, url := keyIn(bucket), here.url("/users")
+	key, url := keyIn(bucket), here.url(path)
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			want(b, do(b, c, "POST", url, key, "x"), 200, "")
+			want(b, do(b, c, method, url, key, body), 200, "")
 		}
 	})
 }

@@ -14,7 +14,7 @@ const (
 	reasonHoldFull    route.Reason = "hold-full"            // too many wait already; not executed
 	reasonStopping    route.Reason = "stopping"             // this gateway is being stopped; not executed
 	reasonLease       route.Reason = "lease"                // the site's lease has run out; not executed
-	reasonDeadline    route.Reason = "deadline"             // the lease ran out before the answer; outcome unknown
+	reasonDeadline    route.Reason = "deadline"             // the lease ran out before the answer; outcome unknown (a read has none)
 	reasonFenced      route.Reason = "fenced"               // the database refused the write; rolled back
 	reasonNotOwner    route.Reason = "not-owner"            // to another gateway: this site does not own the bucket
 	reasonBehind      route.Reason = "behind"               // the newer view did not come in time; not executed
@@ -33,6 +33,12 @@ const (
 type refusal struct {
 	status int
 	text   string
+}
+
+// ofReads are the texts of reads where they are others. A read has no unknown outcome.
+var ofReads = map[route.Reason]string{
+	reasonLease:    "this site's lease has run out, and what it would read may be old; nothing was done",
+	reasonDeadline: "this site's lease ran out before the answer came, and what was read may be old; nothing was changed, ask again",
 }
 
 var refusals = map[route.Reason]refusal{

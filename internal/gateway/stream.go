@@ -180,8 +180,8 @@ func (a *agentClient) open(ctx context.Context) (io.ReadCloser, error) {
 	return resp.Body, nil
 }
 
-// acknowledge tells the site's own agent which view is in use and which writes are under way: at each change, when a
-// moving bucket's last write is answered, and every second. The answers carry the lease.
+// acknowledge tells the site's own agent which view is in use and which writes and strong reads are under way: at each change, when a
+// moving bucket's last one is answered, and every second. The answers carry the lease.
 func (g *Gateway) acknowledge(ctx context.Context) error {
 	var own []*agentClient
 	for _, a := range g.agents {
@@ -246,7 +246,7 @@ func (g *Gateway) sendAck(ctx context.Context, a *agentClient) error {
 	if state.RemainingMS > maxLease.Milliseconds() {
 		return fmt.Errorf("lease state: %d ms remain; no lease is that long", state.RemainingMS)
 	}
-	g.lease.set(sent.Add(time.Duration(max(state.RemainingMS, 0)) * time.Millisecond))
+	g.lease.set(sent.Add(time.Duration(max(state.RemainingMS, 0))*time.Millisecond), viewVersion{state.Generation, state.Version})
 	return nil
 }
 

@@ -53,6 +53,13 @@ func (k *Keeper) Deadline() (time.Time, bool) {
 	return k.mu.until, time.Now().Before(k.mu.until)
 }
 
+// Ownership is the newest document that the keeper knows, zero before the first. Taken after Deadline, it is no older
+// than the one that the renewal behind that deadline read.
+func (k *Keeper) Ownership() topo.Ownership {
+	o, _ := k.ownership()
+	return o
+}
+
 // Status says what the keeper is doing.
 func (k *Keeper) Status() Status {
 	k.mu.Lock()
