@@ -24,6 +24,36 @@ type applyWorker struct {
 	size    int           // of parts
 	items   []applyItem
 	args    [][]byte
+	room    int // rows that the next target transaction may hold; 0: as many as the bounds allow
+}
+
+// leastRoom is how small conflicts make target transactions. Each conflict costs doing its transaction's beginning again:
+// where there are many, as behind the return of a lost site, large ones would be done again and again.
+const leastRoom = 64
+
+// crowded makes room for fewer rows behind a conflict; eased for more behind a success.
+func (w *applyWorker) crowded() {
+	if w.room == 0 {
+		w.room = w.cfg.BatchRows
+	}
+	w.room = max(leastRoom, w.room/8)
+}
+
+func (w *applyWorker) eased() {
+	if w.room *= 2; w.room >= w.cfg.BatchRows {
+		w.room = 0
+	}
+}
+
+// some is the part of a group that there is room for, one transaction at least.
+func (w *applyWorker) some(group []change.Tx) []change.Tx {
+	rows := 0
+	for i := range group {
+		if rows += len(group[i].Rows); i > 0 && w.room > 0 && rows > w.room {
+			return group[:i]
+		}
+	}
+	return group
 }
 
 // largeTx is the state between the parts of a transaction that travels in parts.
@@ -85,7 +115,7 @@ func (w *applyWorker) attempt(ctx context.Context, group *[]change.Tx) error {
 		*group = (*group)[1:]
 	}
 	for len(*group) > 0 {
-		n, err := w.applySome(ctx, *group)
+		n, err := w.applySome(ctx, w.some(*group))
 		*group = (*group)[n:]
 		if err != nil {
 			return err
@@ -125,6 +155,7 @@ func (w *applyWorker) applySome(ctx context.Context, group []change.Tx) (n int, 
 		if transient(err) || settled(err) || ctx.Err() != nil {
 			return 0, err
 		}
+		w.crowded()
 		if err := w.s.command(ctx, "ROLLBACK"); err != nil {
 			return 0, err
 		}

@@ -1,0 +1,33 @@
+package postgres
+
+import (
+	"testing"
+
+	"github.com/atollhq/atoll/internal/change"
+)
+
+func TestRoomShrinksWithConflictsAndComesBack(t *testing.T) {
+	t.Parallel()
+	w := &applyWorker{Applier: &Applier{cfg: ApplyConfig{BatchRows: 4000}}}
+	group := make([]change.Tx, 100)
+	for i := range group {
+		group[i].Rows = make([]change.Row, 30)
+	}
+	for _, step := range []struct {
+		do   func()
+		want int
+	}{
+		{func() {}, 100}, {w.crowded, 16}, {w.crowded, 2}, {w.crowded, 2}, // 500, 64 and again 64 rows
+		{w.eased, 4}, {w.eased, 8}, {w.eased, 17}, {w.eased, 34}, {w.eased, 68}, {w.eased, 100}, {w.eased, 100},
+	} {
+		step.do()
+		if got := len(w.some(group)); got != step.want {
+			t.Errorf("room for %d rows: %d transactions; want %d", w.room, got, step.want)
+		}
+	}
+	w.crowded()
+	group[0].Rows = make([]change.Row, 9000)
+	if got := len(w.some(group)); got != 1 {
+		t.Errorf("a transaction larger than the room: %d; want it alone", got)
+	}
+}
