@@ -53,6 +53,7 @@ func (c *cli) labDemo(o *lab.Options) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&demo.Out, "out", "out", "folder of the report, demo.json")
 	cmd.Flags().Float64Var(&demo.Rate, "rate", 150, "requests a second")
+	cmd.Flags().StringVar(&demo.Part, "part", "", "failover: leave out the switches and the cut between the sites")
 	return cmd
 }
 

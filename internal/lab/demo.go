@@ -26,6 +26,7 @@ type DemoOptions struct {
 	Stdout   io.Writer // default os.Stdout
 	Stderr   io.Writer // default os.Stderr
 	Switches int       // at the nominal round trip, default 10
+	Part     string    // "failover" leaves out the switches and the cut, "" plays everything
 }
 
 const (
@@ -38,6 +39,8 @@ const (
 	readyBound       = 5 * time.Second         // before each switch
 	quiesceBound     = 30 * time.Second
 )
+
+const partFailover = "failover"
 
 func (o *DemoOptions) setDefaults() {
 	o.Options.setDefaults()
@@ -113,6 +116,9 @@ var errChecks = errors.New("checks failed")
 // under harder and harder conditions, a cut path, a site that dies and comes back, and then the evidence. It returns nil exactly if every check passed.
 func Demo(ctx context.Context, o DemoOptions) (err error) {
 	o.setDefaults()
+	if o.Part != "" && o.Part != partFailover {
+		return fmt.Errorf("lab: the demonstration has no part %q; there is %q", o.Part, partFailover)
+	}
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return fmt.Errorf("lab: folder of the report: %w", err)
 	}
@@ -160,10 +166,11 @@ func (m *demo) play(ctx context.Context) (*Report, error) {
 	if err := m.startLoad(ctx); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context) error{
-		m.spread, m.moveBothWays, m.moveUnderLag, m.moveSlowWriters, m.cutAndHeal, m.moveAfterCut,
-		m.startRegisters, m.failOver, m.stopApplier, m.holdLease, m.stopLoad, m.quiesce,
-	} {
+	steps := []func(context.Context) error{m.spread, m.moveBothWays, m.moveUnderLag, m.moveSlowWriters, m.cutAndHeal, m.moveAfterCut}
+	if m.opts.Part == partFailover {
+		steps = steps[:1]
+	}
+	for _, step := range append(steps, m.startRegisters, m.failOver, m.stopApplier, m.holdLease, m.stopLoad, m.quiesce) {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
