@@ -2,86 +2,69 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/atollhq/atoll/internal/api"
-	"github.com/atollhq/atoll/internal/change"
 	"github.com/atollhq/atoll/internal/handover"
 	"github.com/atollhq/atoll/internal/pgserver"
-	"github.com/atollhq/atoll/internal/postgres"
+	"github.com/atollhq/atoll/internal/spec"
 	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
 )
 
-// loss is a failover from site a to site b, made step by step: what a commits behind the halt is its tail.
+// loss is a failover from site a to site b. While it is prepared, b applies nothing of a: what a commits then is its tail.
 type loss struct {
 	w     *world
-	id    topo.HandoverID
-	fence *postgres.Fence // of b
+	id    topo.HandoverID // of the failover, once b has taken over
 	store *store.Client
-	cut   change.Position
+	lock  *pgx.Conn // holds b's progress row of a
 }
 
-func (w *world) halt(id topo.HandoverID) *loss {
+// halt keeps b from applying what a commits from now on, as a lost path would, until take.
+func (w *world) halt() *loss {
 	w.t.Helper()
-	l := &loss{w: w, id: id}
+	l := &loss{w: w}
 	var err error
-	if l.fence, err = postgres.OpenFence(w.t.Context(), w.sites["b"].agent, "b"); err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(l.fence.Close)
 	if l.store, err = store.Open(w.t.Context(), StoreConfig(w.spec, "b", w.identity("b"), slog.New(slog.DiscardHandler))); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(l.store.Close)
-	if l.cut, err = l.fence.Halt(w.t.Context(), "a", id); err != nil {
+	if l.lock, err = pgx.Connect(w.t.Context(), w.sites["b"].admin); err != nil {
 		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = l.lock.Close(context.Background()) })
+	for _, sql := range []string{"BEGIN", "SELECT FROM atoll.progress WHERE origin = 'a' FOR UPDATE"} {
+		if _, err := l.lock.Exec(w.t.Context(), sql); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	return l
 }
 
-// take is the takeover's transaction, and what b's database has to know of it.
+// take lets b's agent start anew without what it had received and not applied, and waits until it has taken over.
 func (l *loss) take() {
 	l.w.t.Helper()
 	ctx := l.w.t.Context()
-	for {
-		o, rev, err := l.store.Ownership(ctx)
-		if err != nil {
+	l.w.stop("b")
+	for _, sql := range []string{"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'atoll apply from a' AND datname = current_database()", "ROLLBACK"} {
+		if _, err := l.lock.Exec(ctx, sql); err != nil {
 			l.w.t.Fatal(err)
 		}
-		lease, leaseRev, err := l.store.Lease(ctx, "a")
-		if err != nil {
-			l.w.t.Fatal(err)
-		}
-		next, taken, err := o.TakeOver("a", "b", l.id, uint64(l.cut))
-		if err != nil {
-			l.w.t.Fatal(err)
-		}
-		lease.Sequence, lease.Revoked, lease.RevokedBy = lease.Sequence+1, true, l.id
-		rec := handover.Record{Format: handover.Format, ID: l.id, Kind: handover.KindFailover, Move: handover.Move{From: "a", To: "b"}, Sites: []topo.SiteID{"a", "b"},
-			Who: "test", Driver: "test", Phase: handover.Done, Outcome: handover.OutcomeDone, Decided: next.Version,
-			Steps: []handover.Step{{Phase: handover.Done, At: time.Now(), Driver: "test"}}, Failover: &handover.Failover{Taken: taken, Position: uint64(l.cut), LossMS: -1}}
-		_, err = l.store.Commit(ctx, store.Change{Ownership: &store.OwnershipChange{Expect: rev, Next: next}, Lease: &store.LeaseChange{Site: "a", Expect: leaseRev, Next: lease},
-			Handover: &store.HandoverChange{ID: l.id, Body: rec.Encode()}})
-		if errors.Is(err, store.ErrConflict) {
-			continue
-		}
-		if err != nil {
-			l.w.t.Fatal(err)
-		}
-		if err := l.fence.RecordCuts(ctx, next.Cuts()); err != nil {
-			l.w.t.Fatal(err)
-		}
-		break
 	}
+	l.w.start("b")
+	l.w.eventually("b has taken over", func() bool {
+		o, _, err := l.store.Ownership(ctx)
+		if err == nil {
+			l.id = o.Unsettled("a")
+		}
+		return l.id != ""
+	})
 	l.w.eventually("b is open for what it took", func() bool {
 		st, err := l.w.client("b").Status(ctx, true)
 		return err == nil && st.Ownership != nil && len(st.Ownership.Keyspaces[0].Owners) == 1 && st.Sites[0].Opened >= st.Ownership.Version
@@ -151,12 +134,13 @@ func (w *world) backHome(buckets string, key int) {
 
 func TestReturnSettlesTheTail(t *testing.T) {
 	w := newWorld(t)
+	w.spec.Policies.Failover.Mode = spec.FailoverAutomatic
 	w.start2()
 	keys := w.keysIn(0, 63, 5)
 	w.exec(w.sites["a"].app, insert(keys[0], 1), insert(keys[1], 1))
 	w.arrives("b", keys[1], 1)
 
-	l := w.halt("20260101-000000.000-0001")
+	l := w.halt()
 	w.exec(w.sites["a"].app, insert(keys[2], 2), fmt.Sprintf("UPDATE item SET n = 2 WHERE id IN (%d)", keys[0]), fmt.Sprintf("UPDATE item SET n = 3 WHERE id = %d", keys[1]))
 	prepared := fmt.Sprintf("BEGIN; %s; PREPARE TRANSACTION 'left %d'", insert(keys[3], 3), keys[3])
 	w.exec(w.sites["a"].app, prepared)
@@ -182,10 +166,10 @@ func TestReturnSettlesTheTail(t *testing.T) {
 	if n := w.value("b", fmt.Sprintf("SELECT count(*)::int FROM atoll.conflict WHERE handover = '%s' AND decision = 'kept' AND remote_row->>'n' = '3'", l.id)); n != 1 {
 		t.Errorf("the version that lost is logged %d times", n)
 	}
-	st, err := w.client("b").Status(t.Context(), false)
-	if err != nil || len(st.Sites[0].Returning)+len(st.Sites[1].Returning) != 0 {
-		t.Errorf("still returning: %+v, %v", st.Sites, err)
-	}
+	w.eventually("nobody is returning any more", func() bool {
+		st, err := w.client("b").Status(t.Context(), false)
+		return err == nil && len(st.Sites[0].Returning)+len(st.Sites[1].Returning) == 0
+	})
 	w.backHome("0-63", keys[4])
 }
 
@@ -212,6 +196,7 @@ func TestRebuildOfPromotedStandby(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.spec.Policies.Failover.Mode = spec.FailoverAutomatic
 	w.start2()
 	ofB, keys := w.keysIn(0, 24, 3), w.keysIn(25, 63, 6)
 	w.await(w.people, w.begin("b", "0-24"), "done")
@@ -220,7 +205,7 @@ func TestRebuildOfPromotedStandby(t *testing.T) {
 	w.arrives("a", ofB[1], 1)
 	w.arrives("b", keys[1], 1)
 
-	l := w.halt("20260101-000000.000-0002")
+	l := w.halt()
 	w.exec(w.sites["a"].app, insert(keys[2], 2), fmt.Sprintf("UPDATE item SET n = 2 WHERE id = %d", keys[0]))
 	if err := primary.CaughtUp(ctx, standby); err != nil {
 		t.Fatal(err)
