@@ -14,7 +14,7 @@ const module = "github.com/atollhq/atoll/"
 // higher one's. Every package stands in exactly one layer; a new one is put here with its reason in the commit.
 var layers = [][]string{
 	0: {"topo", "internal/change", "internal/plant"}, // nouns; change speaks of sites, so topo is below it (see within)
-	1: {"route", "internal/api", "internal/spec", "internal/handover"},
+	1: {"route", "internal/api", "internal/spec", "internal/handover", "internal/assess"},
 	2: {"sdk", "internal/store", "internal/postgres", "internal/link", "internal/pki", "internal/supervise"},
 	3: {"internal/replicate", "internal/lease", "internal/gateway", "internal/control", "internal/pgserver"},
 	4: {"internal/agent"},
