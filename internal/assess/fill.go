@@ -133,6 +133,7 @@ func (s *Service) fill(path string) {
 		at := fmt.Sprintf("%scalls.%d.", path, i)
 		orElse(&c.Times, Count, at+"times", 1, 1, 1)
 		orElse(&c.Bytes, Data, at+"bytes", 1e3, 2e3, 5e3)
+		orElse(&c.Writes, Ratio, at+"writes", 0, .2, .5)
 	}
 	if d := s.Data; d != nil {
 		orElse(&d.Size, Data, path+"data.size", 1e9, 1e10, 1e11)

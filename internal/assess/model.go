@@ -120,10 +120,11 @@ type Placement struct {
 // Call is what a service asks of another one to answer one request of its own.
 type Call struct {
 	To       string `yaml:"to"`
-	Times    Number `yaml:"times" unit:"count"` // default 1
-	Parallel bool   `yaml:"parallel"`           // at the same time as each other; default: one after the other
-	Optional bool   `yaml:"optional"`           // the answer can do without it
-	Bytes    Number `yaml:"bytes" unit:"data"`  // there and back, each; default 2KB
+	Times    Number `yaml:"times" unit:"count"`  // default 1
+	Parallel bool   `yaml:"parallel"`            // at the same time as each other; default: one after the other
+	Optional bool   `yaml:"optional"`            // the answer can do without it
+	Bytes    Number `yaml:"bytes" unit:"data"`   // there and back, each; default 2KB
+	Writes   Number `yaml:"writes" unit:"ratio"` // share of them that change something; default about 20 %
 }
 
 // Servers are the processes of a service at one site.
