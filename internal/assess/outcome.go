@@ -130,12 +130,13 @@ type Cause struct {
 
 // Estimate is a simulated value with its uncertainty.
 type Estimate struct {
-	Mean      float64 `json:"mean"`
-	Low, High float64 // 99 % confidence interval
-	Hits      int     `json:"hits"` // cycles in which the service failed
-	Years     float64 `json:"years"`
-	Seed      int     `json:"seed"`
-	Method    string  `json:"method"`
+	Mean    float64 `json:"mean"`
+	Low     float64 `json:"low"` // 99 % confidence interval
+	High    float64 `json:"high"`
+	Hits    int     `json:"hits"`    // drawn states in which the service failed; below 30 nothing is claimed
+	Samples int     `json:"samples"` // drawn states
+	Seed    int     `json:"seed"`
+	Method  string  `json:"method"`
 }
 
 // RecoveryTime is how long and how much a lost site costs a service.
