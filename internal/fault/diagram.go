@@ -58,7 +58,7 @@ const (
 type overflow struct{ nodes int }
 
 func newDiagram(suppress bool, limit int) *diagram {
-	d := &diagram{suppress: suppress, limit: limit, nodes: make([]vertex, 2, 1024), table: make([]ref, 4096), cache: make([]cached, 1<<16)}
+	d := &diagram{suppress: suppress, limit: limit, nodes: make([]vertex, 2, 128), table: make([]ref, 1<<9), cache: make([]cached, 1<<9)}
 	d.nodes[zero] = vertex{level: terminal}
 	d.nodes[one] = vertex{level: terminal}
 	return d
