@@ -16,7 +16,7 @@ var layers = [][]string{
 	0: {"topo", "internal/change", "internal/plant"}, // nouns; change speaks of sites, so topo is below it (see within)
 	1: {"route", "internal/api", "internal/spec", "internal/handover", "internal/assess"},
 	2: {"sdk", "internal/store", "internal/postgres", "internal/link", "internal/pki", "internal/supervise"},
-	3: {"internal/replicate", "internal/lease", "internal/gateway", "internal/control", "internal/pgserver"},
+	3: {"internal/replicate", "internal/lease", "internal/gateway", "internal/control", "internal/dashboard", "internal/pgserver"},
 	4: {"internal/agent"},
 	5: {"internal/lab"},
 	6: {"cmd/atoll"},

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,8 +27,22 @@ func main() {
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "atoll:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(exitStatus(err))
 	}
+}
+
+// statusError is an error with an exit status of its own; any other ends with 1.
+type statusError struct {
+	error
+	status int
+}
+
+func exitStatus(err error) int {
+	var e *statusError
+	if errors.As(err, &e) {
+		return e.status
+	}
+	return 1
 }
 
 // cli holds what every subcommand shares.
@@ -52,6 +67,7 @@ between sites without an error, and no two sites ever accept a write for the sam
   atoll apply --site a --dry-run            # what would change in the database of site a
   atoll up --site a                         # run the site's store, agent and gateways
   atoll switch --keyspace users --buckets 0-24 --to b
+  atoll failover --site a --dry-run         # could b take over from a now, and what would be lost?
   atoll lab demo                            # all of it on this machine`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -65,7 +81,7 @@ between sites without an error, and no two sites ever accept a write for the sam
 	flags.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	root.AddGroup(&cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "try", Title: "Try:"})
 	for group, cmds := range map[string][]*cobra.Command{
-		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd()},
+		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts()},
 		"run":     {c.up(), c.store(), c.agent(), c.gateway()},
 		"try":     {c.lab()},
 	} {
