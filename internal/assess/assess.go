@@ -13,6 +13,9 @@ import (
 // Options say how thorough an assessment is.
 type Options struct {
 	Simulate bool // let the second engine look at every service too
+	// Every writes the derivation of every number of every option into the book, not only of today and of what is
+	// proposed: large, and meant for looking one up.
+	Every bool
 }
 
 // Assess answers everything about an estate. The error is of a model that is too large for exact analysis.
@@ -20,7 +23,9 @@ func Assess(e *Estate, o Options) (*Report, error) {
 	v := newEvaluator(e)
 	today := e.Today()
 	r := &Report{Title: e.Title, File: e.File, Currency: e.Currency, Seed: e.Seed, Book: Book{}, Notes: slices.Clone(e.Notes)}
+	v.book, v.every = r.Book, o.Every
 	var err error
+	var proposed Plan
 	for _, name := range slices.Sorted(maps.Keys(e.Services)) {
 		a, err := v.answer(today, name)
 		if err != nil {
@@ -32,7 +37,7 @@ func Assess(e *Estate, o Options) (*Report, error) {
 		r.Services = append(r.Services, a)
 	}
 	slices.SortStableFunc(r.Services, byLoss)
-	if r.Roadmap, _, err = v.roadmap(today); err != nil {
+	if r.Roadmap, proposed, err = v.roadmap(today); err != nil {
 		return nil, err
 	}
 	if r.Pareto, err = v.pareto(today, r.Roadmap); err != nil {
@@ -47,13 +52,13 @@ func Assess(e *Estate, o Options) (*Report, error) {
 			r.Proposed = s.After
 		}
 	}
-	for _, a := range r.Services {
-		r.Today.BadYear += a.Now.Money.BadYear.V
-	}
 	if r.Fixes, err = v.fixes(today); err != nil {
 		return nil, err
 	}
 	if r.Sites, err = v.siteAnswers(today, r.Book); err != nil {
+		return nil, err
+	}
+	if err = v.trace(r, proposed); err != nil {
 		return nil, err
 	}
 	if r.Doubts, err = doubts(e, r); err != nil {

@@ -41,10 +41,13 @@ type evaluator struct {
 	needs map[string][]string // service → itself and all that it calls, directly or not, in order
 	users map[string][]string // service → itself and all that call it, directly or not
 	memo  map[string]brief
+
+	book  Book // where options are traced to; nil: nowhere
+	every bool // every number of every option, not only what it nets
 }
 
 func newEvaluator(e *Estate) *evaluator {
-	v := &evaluator{e, map[string][]string{}, map[string][]string{}, map[string]brief{}}
+	v := &evaluator{Estate: e, needs: map[string][]string{}, users: map[string][]string{}, memo: map[string]brief{}}
 	var closure func(name string, into map[string]bool)
 	closure = func(name string, into map[string]bool) {
 		if into[name] {

@@ -111,6 +111,7 @@ func (v *evaluator) option(plan Plan, service string, c *candidate) Option {
 	default:
 		o.Text = fmt.Sprintf("saves %s of loss a year, costs %s more", trim(c.change.saves), trim(c.change.yearly()))
 	}
+	v.traceNet(service, c, &o)
 	return o
 }
 

@@ -149,8 +149,9 @@ type RecoveryTime struct {
 
 // Answer is how long an answer takes, calls included.
 type Answer struct {
-	P50, P99   Value
-	UpperP99   Value   // if all calls are slow together
+	P50        Value   `json:"p50"`
+	P99        Value   `json:"p99"`
+	UpperP99   Value   `json:"p99_upper"`   // if all calls are slow together
 	CrossCalls float64 `json:"cross_calls"` // calls to another city, per answer
 	Budget     *bool   `json:"within_budget,omitempty"`
 }
