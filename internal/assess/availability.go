@@ -141,6 +141,10 @@ func (e *Estate) availability(plan Plan, service string, book Book) (Availabilit
 		Method: "Σ frequency × share × (coverage × E[min(outage, recovery)] + (1 − coverage) × outage); outages are exponential, E[min] = m(1−exp(−T/m))", Parts: parts, Inputs: inputs})
 	a.Share = book.Note(Derivation{ID: service + ".availability", What: "availability of " + service, Value: 1 - downtime/year, Unit: Ratio,
 		Method: "1 − downtime ÷ year", Parts: []Part{{"downtime", downtime, Duration, service + ".downtime"}}})
+	if want := e.Services[service].Wants.Availability; want.Set {
+		met := a.Share.V >= want.Mean()
+		a.Met = &met
+	}
 	a.BadYear = book.Note(Derivation{ID: service + ".bad-year", What: "time without " + service + " in the worst of twenty years", Value: e.badYear(service, p, ways, nil), Unit: Duration,
 		Method: fmt.Sprintf("95th percentile of %d years drawn: a Poisson number of each interruption, exponential outages, drawn recoveries", badYears), Inputs: inputs})
 	for _, im := range structural.Importance {
