@@ -129,13 +129,14 @@ func prefer(scheme string) chromedp.Action[chromedp.Void] {
 // a folder for pictures.
 func TestPageInABrowser(t *testing.T) {
 	t.Parallel()
+	reports := map[string]*assess.Report{"small": assessed(t, "../assess/testdata/small.yaml"), "wide": wide(t)}
 	ctx := browser(t)
 	shots := os.Getenv("ATOLL_SCREENSHOTS")
 	dir := cmp.Or(shots, t.TempDir())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, r := range map[string]*assess.Report{"small": assessed(t, "../assess/testdata/small.yaml"), "wide": wide(t)} {
+	for name, r := range reports {
 		var page bytes.Buffer
 		if err := HTML(&page, r); err != nil {
 			t.Fatal(err)
@@ -164,12 +165,14 @@ func TestPageInABrowser(t *testing.T) {
 	}
 }
 
-// shoot takes a picture of the whole page, where pictures are wanted.
+// shoot takes a picture of the page without its appendix, where pictures are wanted.
 func shoot(t *testing.T, ctx context.Context, dir, name string) {
 	t.Helper()
 	if dir == "" {
 		return
 	}
+	do(t, ctx, "hide the appendix", chromedp.Evaluate[chromedp.Void](`document.getElementById("appendix").hidden = true`))
+	defer do(t, ctx, "show the appendix", chromedp.Evaluate[chromedp.Void](`document.getElementById("appendix").hidden = false`))
 	if err := os.WriteFile(filepath.Join(dir, name+".png"), ask(t, ctx, chromedp.FullScreenshot(100)), 0o644); err != nil {
 		t.Fatal(err)
 	}

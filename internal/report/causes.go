@@ -121,5 +121,5 @@ func causes(r *assess.Report) (figurePair, []legend) {
 		}
 		rows = append(rows, bar{s.Service, [][]segment{stack}})
 	}
-	return bars(rows, func(v float64) string { return significant(v, 3) }, "downtime today (hours a year)", "Downtime a year by service and cause"), key
+	return bars(rows, plainly, "downtime today (hours a year)", "Downtime a year by service and cause"), key
 }

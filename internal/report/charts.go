@@ -23,6 +23,8 @@ func pareto(r *assess.Report) figurePair {
 			low, high = min(low, p.Downtime), max(high, p.Downtime)
 			cheap, dear = min(cheap, p.CostYear), max(dear, p.CostYear)
 		}
+		unit, in := unitOf(high)
+		low, high = low/unit, high/unit
 		y := linear(0, high, c.bottom, c.top, 5)
 		if low > 0 && high > 8*low {
 			y = logarithmic(low, high, c.bottom, c.top, 6)
@@ -31,7 +33,7 @@ func pareto(r *assess.Report) figurePair {
 		}
 		span := dear - cheap
 		x := linear(max(0, cheap-.06*span), dear+.06*span, c.left, c.right, ticksFor(w))
-		c.beside(y, duration, "downtime (a year)")
+		c.beside(y, plainly, "downtime ("+in+" a year)")
 		c.below(x, money, "cost ("+r.Currency+" a year)")
 		var front []assess.ParetoPoint
 		for _, p := range r.Pareto {
@@ -43,20 +45,33 @@ func pareto(r *assess.Report) figurePair {
 		var path []point
 		for i, p := range front {
 			if i > 0 {
-				path = append(path, point{x.at(p.CostYear), y.at(front[i-1].Downtime)})
+				path = append(path, point{x.at(p.CostYear), y.at(front[i-1].Downtime/unit)})
 			}
-			path = append(path, point{x.at(p.CostYear), y.at(p.Downtime)})
+			path = append(path, point{x.at(p.CostYear), y.at(p.Downtime / unit)})
 		}
 		c.path(path, "front", false)
-		c.plans(r, x, y)
+		c.plans(r, x, func(p assess.ParetoPoint) float64 { return y.at(p.Downtime / unit) })
 		return c.done(class, "Plans by cost and downtime a year")
 	})
 }
 
+// unitOf is the unit of an axis whose largest value is so many seconds.
+func unitOf(seconds float64) (float64, string) {
+	switch {
+	case seconds > 2*hour:
+		return hour, "hours"
+	case seconds > 2*minute:
+		return minute, "minutes"
+	}
+	return 1, "seconds"
+}
+
+func plainly(v float64) string { return significant(v, 3) }
+
 func ticksFor(w float64) int { return int(w / 100) }
 
 // plans draws the points and names those for which there is room: today and the front first.
-func (c *canvas) plans(r *assess.Report, x, y *scale) {
+func (c *canvas) plans(r *assess.Report, x *scale, y func(assess.ParetoPoint) float64) {
 	l := &labels{c: c}
 	final := ""
 	for i, s := range r.Roadmap {
@@ -78,7 +93,7 @@ func (c *canvas) plans(r *assess.Report, x, y *scale) {
 	}
 	slices.SortStableFunc(order, func(a, b assess.ParetoPoint) int { return cmp.Compare(weight(a), weight(b)) })
 	for _, p := range order {
-		l.keepOff(x.at(p.CostYear), y.at(p.Downtime))
+		l.keepOff(x.at(p.CostYear), y(p))
 	}
 	for _, p := range order {
 		class, name := "plan", p.Name
@@ -90,7 +105,7 @@ func (c *canvas) plans(r *assess.Report, x, y *scale) {
 		case p.OnFront:
 			class = "plan onfront"
 		}
-		px, py := x.at(p.CostYear), y.at(p.Downtime)
+		px, py := x.at(p.CostYear), y(p)
 		c.dot(px, py, 4.5, class, fmt.Sprintf("%s: %s %s a year, down %s a year", p.Name, money(p.CostYear), r.Currency, duration(p.Downtime)))
 		l.place(px, py, name)
 	}

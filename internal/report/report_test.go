@@ -37,8 +37,9 @@ func assessed(t *testing.T, path string) *assess.Report {
 // wide is a report with long names, many services, many steps and large sums: what layouts break on.
 func wide(t *testing.T) *assess.Report {
 	t.Helper()
-	base := *assessed(t, "../assess/testdata/small.yaml")
-	r := &base
+	base := assessed(t, "../assess/testdata/small.yaml")
+	changed := *base
+	r := &changed
 	r.Title = "An estate whose title is long enough to need a second line on a telephone, and then some words more"
 	r.Services = nil
 	for i := range 17 {
