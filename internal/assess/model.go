@@ -110,11 +110,11 @@ var Patterns = []Pattern{Single, BackupRestore, PilotLight, WarmStandby, SameCit
 
 // Placement is a pattern at sites; the first is where writes go, or where everything runs.
 type Placement struct {
-	Pattern Pattern  `yaml:"pattern"`
-	Sites   []string `yaml:"sites"`
+	Pattern Pattern  `yaml:"pattern" json:"pattern"`
+	Sites   []string `yaml:"sites" json:"sites"`
 	// Automatic: recovery begins without people. Default: what the pattern is usually run with.
-	Automatic *bool  `yaml:"automatic"`
-	Quorum    string `yaml:"quorum"` // the witness site that breaks ties; needed for two sites with automatic recovery
+	Automatic *bool  `yaml:"automatic" json:"automatic,omitempty"`
+	Quorum    string `yaml:"quorum" json:"quorum,omitempty"` // the witness site that breaks ties; needed for two sites with automatic recovery
 }
 
 // Call is what a service asks of another one to answer one request of its own.
