@@ -94,7 +94,7 @@ func (c *cli) assessFile(cmd *cobra.Command, o *assessing, file string) error {
 		}
 		gates = append(gates, g)
 	}
-	r, err := assessed(cmd.ErrOrStderr(), file, assess.Options{Simulate: o.simulate, Every: o.explain != ""})
+	r, err := assessed(cmd.ErrOrStderr(), file, assess.Options{Simulate: o.simulate})
 	if err != nil {
 		return err
 	}

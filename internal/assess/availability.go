@@ -4,18 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
-
-	"github.com/atollhq/atoll/internal/fault"
+	"strings"
 )
-
-func probability(b *treeBuilder, service string) (down, perSecond float64, err error) {
-	down, perSecond, err = fault.Probability(b.m)
-	if err != nil {
-		return 0, 0, fmt.Errorf("service %s: %w", service, err)
-	}
-	return down, max(0, perSecond), nil
-}
 
 // interruption is one way in which a service stops for a share of its users, in a year.
 type interruption struct {
@@ -26,177 +18,250 @@ type interruption struct {
 	waits   bool    // nothing can be done: the outage lasts as long as it lasts
 	whole   bool    // the recovery's own length is what it takes (a needless one)
 	restore float64 // seconds that data takes to be restored, behind the outage
+	backup  bool    // what was written since the last backup is gone
 }
 
 // interruptions lists all ways. What takes every site at once is waited for; what takes one is recovered from.
-func (e *Estate) interruptions(plan Plan, service string) (out []interruption, structural fault.Result, m *fault.Model, err error) {
-	p := plan[service]
-	m, structural, err = e.structural(plan, service)
-	if err != nil {
-		return nil, structural, m, err
+func (v *evaluator) interruptions(a *arrangement, service int) ([]interruption, error) {
+	if v.base != nil && !v.varied.touchesFailures(v, a, service) {
+		return v.base.interruptions(a, service)
 	}
-	all, begins := structural.Probability, max(0, structural.Frequency)
-	if begins > 0 {
-		out = append(out, interruption{cause: "every site at once", perYear: begins * year, share: 1, outage: all / begins, waits: true})
-		if p.Pattern == Single {
-			out[0].cause = "site " + p.Sites[0]
+	var space [128]byte
+	key := v.structureKey(append(space[:0], byte(a.at[service]), byte(a.at[service]>>8)), a, service)
+	if out, known := v.ways[string(key)]; known {
+		return out, nil
+	}
+	out, err := v.findInterruptions(a, service)
+	if err != nil {
+		return nil, err
+	}
+	v.ways[string(key)] = out
+	return out, nil
+}
+
+func (v *evaluator) findInterruptions(a *arrangement, service int) (out []interruption, err error) {
+	p := v.spot(a, service)
+	s, err := v.everywhere(a, service)
+	if err != nil {
+		return nil, err
+	}
+	all := v.ask(s)
+	switch {
+	case all.down > 1-1e-12:
+		return []interruption{{cause: "what it calls cannot be reached", perYear: 1, share: 1, outage: year, waits: true}}, nil
+	case all.perSecond > 0:
+		for _, x := range all.strands(all.down, all.perSecond, nil) {
+			out = append(out, interruption{cause: x.name, perYear: x.perSecond * year, share: 1, outage: x.outage, waits: true})
 		}
 	}
 	if p.Pattern != Single {
-		r := e.Recovery[p.Pattern]
-		for i, site := range p.Sites {
-			share := e.shareOf(p, i)
+		for i, site := range p.at {
+			share := p.interrupted(i)
 			if share == 0 {
 				continue
 			}
-			down, perSecond, _, err := e.siteLoss(plan, service, site)
+			s, err := v.at(a, service, site)
 			if err != nil {
-				return nil, structural, m, err
+				return nil, err
 			}
 			// What takes this site alone: the losses that leave another one working.
-			if alone := perSecond - begins; alone > 0 && down > all {
-				out = append(out, interruption{cause: "site " + site, perYear: alone * year, share: share, outage: (down - all) / alone})
+			here, leaves := v.ask(s), v.leavesOther(s, all.structure)
+			if often, down := here.perSecond-all.perSecond, here.down-all.down; often > 1e-9*here.perSecond && down > 0 {
+				for _, x := range here.strands(down, often, func(set int) bool { return leaves[set] }) {
+					out = append(out, interruption{cause: v.sites[site] + " lost: " + x.name, perYear: x.perSecond * year, share: share, outage: x.outage})
+				}
 			}
 		}
-		out = append(out, interruption{cause: "needless recovery", perYear: year / r.False.Mean(), share: e.shareOf(p, 0), whole: true})
+		out = append(out, interruption{cause: "needless recovery", perYear: year / v.Recovery[p.Pattern].False.Mean(), share: p.interrupted(0), whole: true})
 	}
-	if s := e.Services[service]; s.Data != nil {
-		for _, cause := range e.Shared {
-			if cause.Data && strikes(cause.Hits.Services, service) {
-				_, perSecond := steady(cause.Every.Mean(), cause.Lasts.Mean())
-				out = append(out, interruption{cause: cause.Name + ": restore from backup", perYear: perSecond * year, share: 1, restore: s.Data.Restore.Mean(), waits: true})
-			}
-		}
-	}
-	return out, structural, m, nil
+	return append(out, v.destructions(p, service)...), nil
 }
 
-// shareOf is the share of users whom the loss of the i-th site of a placement interrupts.
-func (e *Estate) shareOf(p Placement, i int) float64 {
-	switch p.Pattern {
-	case SameCity, Partitioned:
-		return 1 / float64(len(p.Sites))
-	case OneWriter: // everybody's writes wait for a new writer; a reading site's users go to another one
-		if i == 0 {
-			return 1
-		}
-		return 1 / float64(len(p.Sites))
-	default: // a standby serves nobody
-		if i == 0 {
-			return 1
-		}
-		return 0
+// destructions are the causes that destroy data everywhere at once: under every pattern, a backup is restored.
+func (v *evaluator) destructions(p *spot, service int) (out []interruption) {
+	s := v.Services[v.services[service]]
+	if s.Data == nil {
+		return nil
 	}
+	for _, cause := range v.Shared {
+		there := strikes(cause.Hits.Services, v.services[service]) || slices.ContainsFunc(p.Sites, func(site string) bool { return strikes(cause.Hits.Sites, site) })
+		if cause.Data && there {
+			_, perSecond := steady(cause.Every.Mean(), cause.Lasts.Mean())
+			out = append(out, interruption{cause: cause.Name + ": restore from backup", perYear: perSecond * year, share: 1, restore: s.Data.Restore.Mean(), waits: true, backup: true})
+		}
+	}
+	return out
+}
+
+// interrupted is the share of users whom the loss of the i-th site of a placement interrupts.
+func (p Placement) interrupted(i int) float64 {
+	switch {
+	case p.Pattern == OneWriter && i == 0: // everybody's writes wait for a new writer
+		return 1
+	case active(p.Pattern):
+		return 1 / float64(len(p.Sites))
+	case i == 0:
+		return 1
+	}
+	return 0 // a standby serves nobody
 }
 
 // expected is the mean length of an interruption: an exponential outage, cut short by a recovery that works.
-func (i *interruption) expected(recovery, coverage float64) float64 {
+func (i *interruption) expected(r *recoveryTimes) float64 {
 	switch {
 	case i.whole:
-		return recovery
+		return r.rto.Mean
 	case i.waits:
 		return i.outage + i.restore
 	case i.outage == 0:
 		return 0
 	}
-	cut := i.outage * -math.Expm1(-recovery/i.outage) // E[min(D, T)]
-	return coverage*cut + (1-coverage)*i.outage
+	cut := 0.0 // E[min(D, T)] = m·(1 − E[exp(−T/m)])
+	for _, t := range r.few {
+		cut -= math.Expm1(-t / i.outage)
+	}
+	cut *= i.outage / float64(len(r.few))
+	return r.coverage*cut + (1-r.coverage)*i.outage
 }
 
-// availability composes what a service gets in a year.
-func (e *Estate) availability(plan Plan, service string, book Book) (Availability, error) {
-	p := plan[service]
-	ways, structural, m, err := e.interruptions(plan, service)
+// availability composes what a service gets in a year. Its derivations are named id.something.
+func (v *evaluator) availability(a *arrangement, service int, id string, book Book) (Availability, error) {
+	var out Availability
+	p, name := v.spot(a, service), v.services[service]
+	s, err := v.everywhere(a, service)
 	if err != nil {
-		return Availability{}, err
+		return out, err
 	}
-	recovery, coverage := 0.0, 1.0
-	inputs := e.inputsOf(m)
-	if p.Pattern != Single {
-		r := e.Recovery[p.Pattern]
-		recovery, coverage = r.meanTime(e.Services[service].restoreOf(p.Pattern).Mean()), r.Coverage.Mean()
-		inputs = append(inputs, inputOf(r.Coverage), inputOf(r.False))
+	ways, err := v.interruptions(a, service)
+	if err != nil {
+		return out, err
 	}
-	a := Availability{ByOrder: structural.CutSets.ByOrder}
-	a.Structural = book.Note(Derivation{ID: service + ".structural", What: "share of time in which " + service + " can be served at none of its sites",
-		Value: structural.Probability, Unit: Ratio, Inputs: e.inputsOf(m),
-		Method: fmt.Sprintf("exact: fault tree of %d gates and %d events as a binary decision diagram; %d minimal cut sets", len(m.Gates), len(m.Events), structural.CutSets.Total)})
-	losses, downtime := 0.0, 0.0
-	var parts []Part
-	for _, way := range ways {
-		seconds := way.perYear * way.share * way.expected(recovery, coverage)
+	all, r, over := v.ask(s), v.recoveryOf(a, service), v.overload(a, service)
+	out.ByOrder, out.Singles = s.tree.CutSets().ByOrder, v.singles(all)
+	out.Structural = book.Note(Derivation{ID: id + ".structural", What: "share of time in which " + name + " can be served at none of its sites",
+		Value: all.down, Unit: Ratio, Inputs: v.inputsOf(s.model),
+		Method: fmt.Sprintf("exact: fault tree of %d gates and %d events as a binary decision diagram; %d minimal cut sets", len(s.model.Gates), len(s.model.Events), s.tree.CutSets().Total)})
+	structural := Part{"structure: what fails", all.down, Ratio, out.Structural.ID}
+	var losses, downtime float64
+	lost, parts := []Part{structural}, []Part{structural}
+	for i := range ways {
+		way := &ways[i]
+		long := way.expected(r)
+		seconds := way.perYear * way.share * long
 		downtime += seconds
+		out.Causes = append(out.Causes, Cause{way.cause, seconds})
+		parts = append(parts, Part{Name: fmt.Sprintf("%s: %.3g a year × %.0f%% of users × %s", way.cause, way.perYear, 100*way.share, duration(long)), Value: seconds, Unit: Duration})
 		if !way.whole {
 			losses += way.perYear
+			lost = append(lost, Part{Name: way.cause, Value: way.perYear, Unit: Count})
 		}
-		a.Causes = append(a.Causes, Cause{way.cause, seconds})
-		parts = append(parts, Part{Name: fmt.Sprintf("%s: %.3g a year × %.0f%% of users × %s", way.cause, way.perYear, 100*way.share, duration(way.expected(recovery, coverage))),
-			Value: seconds, Unit: Duration})
 	}
-	slices.SortStableFunc(a.Causes, func(x, y Cause) int { return cmp.Compare(y.Seconds, x.Seconds) })
+	if over.unserved > 0 {
+		downtime += over.unserved
+		out.Causes = append(out.Causes, Cause{"demand beyond what its sites carry", over.unserved})
+		parts = append(parts, Part{Name: "demand beyond what its sites carry: time × share that finds no room", Value: over.unserved, Unit: Duration, ID: id + ".overload"})
+	}
+	slices.SortStableFunc(out.Causes, func(x, y Cause) int { return cmp.Compare(y.Seconds, x.Seconds) })
 	downtime = min(downtime, year)
-	a.Losses = book.Note(Derivation{ID: service + ".losses", What: "how often a year " + service + " loses a site that serves", Value: losses, Unit: Count,
-		Method: "frequency of the fault tree's top (Birnbaum importance × frequency of each event, summed), per site", Inputs: inputs})
-	a.Downtime = book.Note(Derivation{ID: service + ".downtime", What: "expected time a year without " + service + ", weighed by the share of users", Value: downtime, Unit: Duration,
-		Method: "Σ frequency × share × (coverage × E[min(outage, recovery)] + (1 − coverage) × outage); outages are exponential, E[min] = m(1−exp(−T/m))", Parts: parts, Inputs: inputs})
-	a.Share = book.Note(Derivation{ID: service + ".availability", What: "availability of " + service, Value: 1 - downtime/year, Unit: Ratio,
-		Method: "1 − downtime ÷ year", Parts: []Part{{"downtime", downtime, Duration, service + ".downtime"}}})
-	if want := e.Services[service].Wants.Availability; want.Set {
-		met := a.Share.V >= want.Mean()
-		a.Met = &met
+	var inputs []Input
+	if p.Pattern != Single {
+		inputs = []Input{inputOf(v.Recovery[p.Pattern].Coverage), inputOf(v.Recovery[p.Pattern].False)}
+		parts = append(parts, Part{"time to recover (P95)", r.rto.P95, Duration, id + ".rto"})
 	}
-	a.BadYear = book.Note(Derivation{ID: service + ".bad-year", What: "time without " + service + " in the worst of twenty years", Value: e.badYear(service, p, ways, nil), Unit: Duration,
-		Method: fmt.Sprintf("95th percentile of %d years drawn: a Poisson number of each interruption, exponential outages, drawn recoveries", badYears), Inputs: inputs})
-	for _, im := range structural.Importance {
-		for _, set := range structural.CutSets.Sets {
-			if len(set.Events) == 1 && set.Events[0] == im.Event {
-				a.Singles = append(a.Singles, SinglePoint{Event: plain(im.Event), Kind: e.kindOf(im.Event), Unavailable: im.Probability,
-					PerYear: m.Events[im.Event].Frequency * year, Path: e.why(m, im.Event)})
-			}
-		}
+	out.Losses = book.Note(Derivation{ID: id + ".losses", What: "how often a year " + name + " loses a site that serves", Value: losses, Unit: Count, Parts: lost,
+		Method: "frequency of the fault trees' tops (Σ Birnbaum importance × frequency of each event), for all sites at once and for each alone, split by minimal cut set"})
+	out.Downtime = book.Note(Derivation{ID: id + ".downtime", What: "expected time a year without " + name + ", weighed by the share of users", Value: downtime, Unit: Duration, Parts: parts, Inputs: inputs,
+		Method: "Σ frequency × share × (coverage × E[min(outage, recovery)] + (1 − coverage) × outage) over causes; outages are exponential, E[min] = m(1−E[exp(−T/m)]); what takes every site is waited for"})
+	out.Share = book.Note(Derivation{ID: id + ".availability", What: "availability of " + name, Value: 1 - downtime/year, Unit: Ratio,
+		Method: "1 − downtime ÷ year", Parts: []Part{{"downtime", downtime, Duration, out.Downtime.ID}}})
+	if want := v.Services[name].Wants.Availability; want.Set {
+		met := out.Share.V >= want.Mean()
+		out.Met = &met
 	}
-	return a, nil
+	return out, nil
+}
+
+// singles lists the events that alone bring the top about, by how much of its probability hangs on them.
+func (v *evaluator) singles(n *numbers) []SinglePoint {
+	var out []SinglePoint
+	weight := map[string]float64{}
+	for _, e := range n.singles {
+		name := n.tree.Events()[e]
+		at := SinglePoint{Event: plain(name), Kind: v.kindOf(name), Unavailable: n.events[e].Probability, PerYear: n.events[e].Frequency * year, Path: v.why(n.model, name)}
+		weight[at.Event] = n.birnbaum[e] * n.events[e].Probability
+		out = append(out, at)
+	}
+	slices.SortStableFunc(out, func(a, b SinglePoint) int {
+		return cmp.Or(cmp.Compare(weight[b.Event], weight[a.Event]), cmp.Compare(a.Event, b.Event))
+	})
+	return out
 }
 
 const (
-	badYears = 4000  // that are drawn for the bad one
-	often    = 200.0 // interruptions a year that are not drawn one by one
+	badYears = 2000 // that are drawn for the bad one
+	often    = 50.0 // interruptions a year that are not drawn one by one
 )
 
-// badYear draws years and returns the 95th percentile of their sum. worth turns an interruption of so many seconds for
-// a share of the users into what is summed; nil sums seconds × share.
-func (e *Estate) badYear(service string, p Placement, ways []interruption, worth func(seconds, share float64) float64) float64 {
-	rng := e.rng("year " + service)
-	r := e.Recovery[p.Pattern]
-	restore := e.Services[service].restoreOf(p.Pattern)
-	years := make([]float64, badYears)
-	for i := range years {
-		for w := range ways {
-			way := &ways[w]
-			if way.perYear > often { // so many that their sum hardly varies
-				seconds := way.perYear * way.expected(r.meanTime(restore.Mean()), r.Coverage.Mean())
-				if worth != nil {
-					years[i] += way.perYear * worth(seconds/way.perYear, way.share)
-				} else {
-					years[i] += seconds * way.share
-				}
-				continue
-			}
-			// arrivals of a Poisson process within one year
-			for at := rng.ExpFloat64() / way.perYear; at < 1; at += rng.ExpFloat64() / way.perYear {
-				seconds := way.outage*rng.ExpFloat64() + way.restore
-				if way.whole {
-					seconds = r.draw(rng, restore)
-				} else if !way.waits && rng.Float64() < r.Coverage.Mean() {
-					seconds = min(seconds, r.draw(rng, restore))
-				}
-				if worth != nil {
-					years[i] += worth(seconds, way.share)
-				} else {
-					years[i] += seconds * way.share
-				}
+// years draws years: seconds without service, weighed by users, and money. A cause that interrupts several services
+// draws the same years for all of them, so that sums over services keep what they have in common.
+func (v *evaluator) years(a *arrangement, service int, ways []interruption, over overload) (seconds, money []float64) {
+	s, r := v.Services[v.services[service]], v.recoveryOf(a, service)
+	seconds, money = make([]float64, badYears), make([]float64, badYears)
+	always, spent := over.unserved, over.weighed/60*s.Revenue.Minute.Mean()*(1-s.Revenue.Deferred.Mean())
+	for i := range ways {
+		way := &ways[i]
+		lost := v.writesLost(a, service, way)
+		if way.perYear > often { // so many that their sum hardly varies
+			always += way.perYear * way.share * way.expected(r)
+			cost, _ := v.worthOf(s, way, r)
+			spent += way.perYear * (cost + lost)
+			continue
+		}
+		cause := way.cause[strings.LastIndex(way.cause, ": ")+1:]
+		when, what := v.rng("years of "+cause), v.rng("lengths of "+cause)
+		none := math.Exp(-way.perYear)
+		for y := range badYears {
+			// a Poisson number by inversion: the more frequent, the more in the same years
+			p, u := none, when.Float64()
+			for n := 1.0; u >= p && n < 20*often; n++ {
+				u -= p
+				p *= way.perYear / n
+				long := way.draw(what, r)
+				seconds[y] += long * way.share
+				money[y] += v.worth(s, long, way.share) + lost
 			}
 		}
 	}
-	return quantiles(years, Duration).P95
+	for y := range badYears {
+		seconds[y], money[y] = min(year, seconds[y]+always), money[y]+spent
+	}
+	return seconds, money
+}
+
+// draw is the length of one interruption.
+func (i *interruption) draw(rng *rand.Rand, r *recoveryTimes) float64 {
+	if i.whole {
+		return r.all[rng.IntN(len(r.all))]
+	}
+	long := i.outage*rng.ExpFloat64() + i.restore
+	if !i.waits && rng.Float64() < r.coverage {
+		long = min(long, r.all[rng.IntN(len(r.all))])
+	}
+	return long
+}
+
+// badYear is the money of the worst of twenty years of a whole plan.
+func (v *evaluator) badYear(a *arrangement) (float64, error) {
+	sum := make([]float64, badYears)
+	for i := range v.services {
+		ways, err := v.interruptions(a, i)
+		if err != nil {
+			return 0, err
+		}
+		_, money := v.years(a, i, ways, v.overload(a, i))
+		for y, m := range money {
+			sum[y] += m
+		}
+	}
+	return quantiles(sum, Money).P95, nil
 }

@@ -1,280 +1,313 @@
 package assess
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/atollhq/atoll/internal/fault"
 )
 
-// outcome composes everything about one service under a plan; its derivations go into book.
-func (e *Estate) outcome(plan Plan, service string, book Book) (Outcome, error) {
-	o := Outcome{Service: service, Placement: plan[service]}
-	var err error
-	if o.Availability, err = e.availability(plan, service, book); err != nil {
-		return o, err
-	}
-	if o.Recovery, err = e.recovery(plan, service, book); err != nil {
-		return o, err
-	}
-	ways, _, _, err := e.interruptions(plan, service)
-	if err != nil {
-		return o, err
-	}
-	o.Latency = e.latency(plan, service, book)
-	o.Capacity = e.capacity(plan, service, book)
-	o.Money = e.bill(plan, service, ways, o.Recovery, book)
-	o.Impossible = e.refusals(plan, service, &o)
-	return o, nil
+// shape is what hangs on no number of an estate: who calls whom, and the fault trees of the plans that were looked at.
+// It is found once, and shared by everything that varies numbers.
+type shape struct {
+	services, sites []string // in order
+	service, site   map[string]int
+	needs           [][]int // service → itself and all that it calls, directly or not
+	hard            [][]int // the same without optional calls
+	users           [][]int // service → itself and all that call it, directly or not
+
+	placed     [][]*spot // service → what it could be, once asked for
+	spots      []*spot
+	spotOf     map[string]uint16
+	sets       map[string]uint16
+	structures map[string]*structure
+	alone      map[[2]*structure][]bool
 }
 
-// brief is what comparing plans needs of a service: quick to compute and remembered, because most plans that are
-// compared differ in few services.
-type brief struct {
-	downtime, loss, month float64
-	rto                   float64
+// spot is a placement with what is often asked of it. Sites are named by their index; lost ones by index + 1, 0 for
+// none.
+type spot struct {
+	Placement
+	id      uint16
+	at      []int
+	set     uint16      // the same for the same sites in any order: fault trees ask no more
+	carries [][]float64 // [lost][site]: share of the service's cores in use
+	serves  [][]float64 // [lost][site]: share of its users
 }
 
-// evaluator computes briefs. What a service gets depends on its own placement and on those of all it calls.
+// evaluator answers questions about plans of one estate and remembers what plans have in common: most that are compared
+// differ in few services.
 type evaluator struct {
 	*Estate
-	needs map[string][]string // service → itself and all that it calls, directly or not, in order
-	users map[string][]string // service → itself and all that call it, directly or not
-	memo  map[string]brief
+	*shape
+	today     *arrangement
+	ways      map[string][]interruption
+	briefs    map[string]brief
+	recovered map[string]*recoveryTimes
+	latencies map[string]*spectrum
+	levelsOf  [][]level
+	events    map[string]fault.Event
 
-	book  Book // where options are traced to; nil: nowhere
-	every bool // every number of every option, not only what it nets
+	// With one input varied, what does not hang on it is asked of the evaluator with the numbers as they are.
+	base   *evaluator
+	varied *variation
+}
+
+// arrangement is a plan by index: the spot of every service.
+type arrangement struct {
+	at   []uint16
+	load *loads // found when first asked for
 }
 
 func newEvaluator(e *Estate) *evaluator {
-	v := &evaluator{Estate: e, needs: map[string][]string{}, users: map[string][]string{}, memo: map[string]brief{}}
-	var closure func(name string, into map[string]bool)
-	closure = func(name string, into map[string]bool) {
-		if into[name] {
+	v := &evaluator{Estate: e, shape: newShape(e)}
+	v.forget()
+	v.today = v.arrange(e.Today())
+	return v
+}
+
+func newShape(e *Estate) *shape {
+	h := &shape{services: slices.Sorted(maps.Keys(e.Services)), sites: slices.Sorted(maps.Keys(e.Sites)), service: map[string]int{}, site: map[string]int{},
+		spotOf: map[string]uint16{}, sets: map[string]uint16{}, structures: map[string]*structure{}, alone: map[[2]*structure][]bool{}}
+	for i, name := range h.services {
+		h.service[name] = i
+	}
+	for i, name := range h.sites {
+		h.site[name] = i
+	}
+	h.users, h.placed = make([][]int, len(h.services)), make([][]*spot, len(h.services))
+	for i := range h.services {
+		h.needs = append(h.needs, h.closure(e, i, true))
+		h.hard = append(h.hard, h.closure(e, i, false))
+		for _, callee := range h.needs[i] {
+			h.users[callee] = append(h.users[callee], i)
+		}
+	}
+	return h
+}
+
+func (h *shape) closure(e *Estate, service int, optional bool) []int {
+	into := map[int]bool{}
+	var walk func(i int)
+	walk = func(i int) {
+		if into[i] {
 			return
 		}
-		into[name] = true
-		for _, c := range e.Services[name].Calls {
-			closure(c.To, into)
+		into[i] = true
+		for _, c := range e.Services[h.services[i]].Calls {
+			if optional || !c.Optional {
+				walk(h.service[c.To])
+			}
 		}
 	}
-	for name := range e.Services {
-		into := map[string]bool{}
-		closure(name, into)
-		v.needs[name] = slices.Sorted(maps.Keys(into))
-		for callee := range into {
-			v.users[callee] = append(v.users[callee], name)
-		}
+	walk(service)
+	return slices.Sorted(maps.Keys(into))
+}
+
+// forget drops everything that hangs on numbers.
+func (v *evaluator) forget() {
+	v.ways, v.briefs, v.recovered, v.latencies = map[string][]interruption{}, map[string]brief{}, map[string]*recoveryTimes{}, map[string]*spectrum{}
+	v.levelsOf, v.events = nil, map[string]fault.Event{}
+	for _, name := range v.services {
+		v.levelsOf = append(v.levelsOf, v.levels(v.Services[name]))
 	}
-	for _, list := range v.users {
-		slices.Sort(list)
-	}
-	return v
 }
 
 func (p Placement) key() string {
 	return string(p.Pattern) + ":" + strings.Join(p.Sites, ",") + ":" + p.Quorum
 }
 
-// brief of one service under a plan.
-func (v *evaluator) brief(plan Plan, service string) (brief, error) {
-	var key strings.Builder
-	key.WriteString(service)
-	for _, name := range v.needs[service] {
-		key.WriteString("|" + plan[name].key())
+func (p Placement) String() string {
+	return fmt.Sprintf("%s at %s", p.Pattern, strings.Join(p.Sites, " and "))
+}
+
+// spotFor finds or makes the spot of a placement.
+func (h *shape) spotFor(p Placement) *spot {
+	key := p.key()
+	if id, known := h.spotOf[key]; known {
+		return h.spots[id]
 	}
-	// whether a site that has to be built is shared with others changes its cost
-	for _, site := range plan[service].Sites {
-		if !*v.Sites[site].Exists && v.usedByOthers(plan, service, site) {
-			key.WriteString("+" + site)
+	s := &spot{Placement: p, id: uint16(len(h.spots))}
+	for _, name := range p.Sites {
+		s.at = append(s.at, h.site[name])
+	}
+	set := strings.Join(slices.Sorted(slices.Values(p.Sites)), ",")
+	if _, known := h.sets[set]; !known {
+		h.sets[set] = uint16(len(h.sets))
+	}
+	s.set = h.sets[set]
+	for lost := range len(h.sites) + 1 {
+		name := ""
+		if lost > 0 {
+			name = h.sites[lost-1]
 		}
+		carries, serves := make([]float64, len(h.sites)), make([]float64, len(h.sites))
+		for _, i := range s.at {
+			carries[i], serves[i] = p.carries(h.sites[i], name), p.serves(h.sites[i], name)
+		}
+		s.carries, s.serves = append(s.carries, carries), append(s.serves, serves)
 	}
-	if b, known := v.memo[key.String()]; known {
+	h.spots, h.spotOf[key] = append(h.spots, s), s.id
+	return s
+}
+
+func (v *evaluator) arrange(p Plan) *arrangement {
+	a := &arrangement{at: make([]uint16, len(v.services))}
+	for i, name := range v.services {
+		a.at[i] = v.spotFor(p[name]).id
+	}
+	return a
+}
+
+func (v *evaluator) plan(a *arrangement) Plan {
+	out := make(Plan, len(a.at))
+	for i, id := range a.at {
+		out[v.services[i]] = v.spots[id].Placement
+	}
+	return out
+}
+
+func (h *shape) spot(a *arrangement, service int) *spot { return h.spots[a.at[service]] }
+
+// with returns a copy in which one service runs differently.
+func (a *arrangement) with(service int, s *spot) *arrangement {
+	out := &arrangement{at: slices.Clone(a.at)}
+	out.at[service] = s.id
+	return out
+}
+
+// brief is what comparing plans needs of a service.
+type brief struct {
+	downtime, loss, month, rto float64
+	perMinute                  float64 // of loss, for one unit more of the service's revenue a minute: loss is linear in it
+}
+
+// structureKey names what the fault trees of a service hang on.
+func (h *shape) structureKey(key []byte, a *arrangement, service int) []byte {
+	key = binary.LittleEndian.AppendUint16(key, uint16(service))
+	for _, i := range h.hard[service] {
+		key = binary.LittleEndian.AppendUint16(key, h.spot(a, i).set)
+	}
+	return key
+}
+
+// briefKey names what a brief hangs on: the service's own spot, those that it calls, where all that it needs runs, and
+// how crowded its sites are, if they are.
+func (v *evaluator) briefKey(key []byte, a *arrangement, service int) []byte {
+	key = v.structureKey(key, a, service)
+	key = binary.LittleEndian.AppendUint16(key, a.at[service])
+	for _, c := range v.Services[v.services[service]].Calls {
+		key = binary.LittleEndian.AppendUint16(key, a.at[v.service[c.To]])
+	}
+	return v.loads(a).crowdKey(key, v.spot(a, service))
+}
+
+// brief of one service under a plan.
+func (v *evaluator) brief(a *arrangement, service int) (brief, error) {
+	if v.base != nil && !v.varied.touches(v, a, service) {
+		return v.base.brief(a, service)
+	}
+	var space [128]byte
+	key := v.briefKey(space[:0], a, service)
+	if b, known := v.briefs[string(key)]; known {
 		return b, nil
 	}
-	ways, _, _, err := v.interruptions(plan, service)
+	ways, err := v.interruptions(a, service)
 	if err != nil {
 		return brief{}, err
 	}
-	p, s := plan[service], v.Services[service]
-	recovery, coverage, lost := 0.0, 1.0, 0.0
-	if p.Pattern != Single {
-		r := v.Recovery[p.Pattern]
-		recovery, coverage = r.meanTime(s.restoreOf(p.Pattern).Mean()), r.Coverage.Mean()
-	}
-	if s.Data != nil && s.Revenue.LostData.Mean() > 0 {
-		lost = v.lost(plan, service, Book{}).Mean
-	}
-	b := brief{rto: recovery}
+	r := v.recoveryOf(a, service)
+	b := brief{rto: r.rto.P95}
 	for i := range ways {
-		b.downtime += ways[i].perYear * ways[i].share * ways[i].expected(recovery, coverage)
+		b.downtime += ways[i].perYear * ways[i].share * ways[i].expected(r)
 	}
-	b.loss, _ = v.loss(plan, service, ways, lost)
-	b.month, _, _ = v.Estate.month(plan, service)
-	v.memo[key.String()] = b
+	over := v.overload(a, service)
+	b.downtime = min(year, b.downtime+over.unserved)
+	loss := v.loss(a, service, ways, over)
+	b.loss, b.perMinute = loss.total, loss.perMinute
+	b.month = v.month(a, service, nil)
+	v.briefs[string(key)] = b
 	return b, nil
-}
-
-// sums are what a set of services gets and costs.
-type sums struct{ downtime, loss, month, once float64 }
-
-func (v *evaluator) sum(plan Plan, services []string) (sums, error) {
-	var s sums
-	for _, name := range services {
-		b, err := v.brief(plan, name)
-		if err != nil {
-			return s, err
-		}
-		s.downtime += b.downtime
-		s.loss += b.loss
-		s.month += b.month
-	}
-	return s, nil
 }
 
 // change is what a plan gains over another one in a year: for the services that moved and all that use them.
 type change struct {
-	saves, month, once, downtime float64
+	saves, month, once float64
+	perMinute          float64 // of saves, for one unit more of the leading service's revenue a minute
 }
 
 // amortised is over how many years getting there is spread.
 const amortised = 3
 
-func (c change) net() float64 { return c.saves - 12*c.month - c.once/amortised }
-
 // yearly is what the change costs in a year.
 func (c change) yearly() float64 { return 12*c.month + c.once/amortised }
 
-func (v *evaluator) change(from, to Plan, moved []string) (change, error) {
-	affected := map[string]bool{}
-	for _, name := range moved {
-		for _, user := range v.users[name] {
-			affected[user] = true
-		}
-	}
-	names := slices.Sorted(maps.Keys(affected))
-	before, err := v.sum(from, names)
-	if err != nil {
-		return change{}, err
-	}
-	after, err := v.sum(to, names)
-	if err != nil {
-		return change{}, err
-	}
-	c := change{saves: before.loss - after.loss, month: after.month - before.month, downtime: before.downtime - after.downtime}
-	built := map[string]bool{}
-	for _, name := range moved {
-		work := v.Prices.Work[to[name].Pattern]
-		if to[name].key() != from[name].key() {
-			c.once += work.Mean() * v.Prices.Person.Mean()
-		}
-		for _, site := range to[name].Sites {
-			if s := v.Sites[site]; !*s.Exists && !built[site] && !usedIn(from, site) {
-				built[site] = true
-				c.once += s.BuildOnce.Mean()
-			}
-		}
-	}
-	return c, nil
-}
+func (c change) net() float64 { return c.saves - c.yearly() }
 
-func usedIn(plan Plan, site string) bool {
-	for _, p := range plan {
-		if slices.Contains(p.Sites, site) {
-			return true
-		}
-	}
-	return false
-}
-
-// along lists the services that must come along when one moves, for it to gain anything: what it needs at every answer
-// and what does not run at the new sites. They take the same placement, or what their data allows.
-func (v *evaluator) along(plan Plan, service string, to Placement) Plan {
-	next := plan.With(service, to)
-	var pull func(name string)
-	pull = func(name string) {
-		for _, c := range v.Services[name].Calls {
-			if c.Optional {
-				continue
-			}
-			if !covers(next[c.To], to) {
-				next[c.To] = v.fitted(c.To, to)
-			}
-			pull(c.To)
-		}
-	}
-	pull(service)
-	return next
-}
-
-// covers tells whether a service may answer at every site of a placement that may serve.
-func covers(p, to Placement) bool {
-	for _, site := range to.Sites {
-		if !slices.Contains(p.Sites, site) {
-			return false
-		}
-	}
-	return true
-}
-
-// fitted is a placement at the same sites that a service's data allows.
-func (v *evaluator) fitted(service string, to Placement) Placement {
-	if d := v.Services[service].Data; to.Pattern == Partitioned && d != nil && d.ByUser.Mean() < .5 {
-		to.Pattern = OneWriter
-	}
-	return to
-}
-
-// placements lists every way that a service could be run, at sites that there are or could be. Its first site stays.
-func (e *Estate) placements(service string) []Placement {
-	s := e.Services[service]
-	first := s.Now.Sites[0]
-	auto := true
-	var out []Placement
-	for _, pattern := range Patterns {
-		if len(s.Consider) > 0 && !slices.Contains(s.Consider, pattern) {
-			continue
-		}
-		if pattern == Single {
-			out = append(out, Placement{Pattern: Single, Sites: []string{first}})
-			continue
-		}
-		for _, other := range slices.Sorted(maps.Keys(e.Sites)) {
-			near := e.Sites[other].City == e.Sites[first].City
-			if other == first || e.Sites[other].Kind == Witness || pattern == SameCity && !near {
-				continue
-			}
-			if _, joined := e.rtt(first, other); !joined {
-				continue
-			}
-			p := Placement{Pattern: pattern, Sites: []string{first, other}}
-			if active(pattern) {
-				p.Quorum = e.tieBreaker(p.Sites)
-				p.Automatic = &auto
-			}
-			out = append(out, p)
+// moved lists the services that run differently in two plans.
+func moved(from, to *arrangement) []int {
+	var out []int
+	for i := range to.at {
+		if from.at[i] != to.at[i] {
+			out = append(out, i)
 		}
 	}
 	return out
 }
 
-// tieBreaker finds a site that can vote between two others: a witness if there is one, else any third site.
-func (e *Estate) tieBreaker(sites []string) string {
-	best := ""
-	for _, name := range slices.Sorted(maps.Keys(e.Sites)) {
-		if slices.Contains(sites, name) {
-			continue
-		}
-		if e.Sites[name].Kind == Witness {
-			return name
-		}
-		if best == "" && *e.Sites[name].Exists {
-			best = name
+// affected lists the services that a change may touch: what moves, all that use it, and the neighbours whose site
+// becomes more or less crowded.
+func (v *evaluator) affected(from, to *arrangement) []int {
+	in := make([]bool, len(v.services))
+	for _, i := range moved(from, to) {
+		for _, user := range v.users[i] {
+			in[user] = true
 		}
 	}
-	return best
+	if before, after := v.loads(from), v.loads(to); before.crowded || after.crowded {
+		for i := range v.services {
+			in[i] = in[i] || before.differs(after, v.spot(from, i))
+		}
+	}
+	var out []int
+	for i, yes := range in {
+		if yes {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
-func (p Placement) String() string {
-	return fmt.Sprintf("%s at %s", p.Pattern, strings.Join(p.Sites, " and "))
+// change of a plan to another; lead is the service whose revenue perMinute speaks of.
+func (v *evaluator) change(from, to *arrangement, lead int) (change, error) {
+	return v.changeOf(from, to, lead, v.affected(from, to))
+}
+
+func (v *evaluator) changeOf(from, to *arrangement, lead int, affected []int) (change, error) {
+	c := change{month: v.sitesMonth(to) - v.sitesMonth(from)}
+	for _, i := range affected {
+		before, err := v.brief(from, i)
+		if err != nil {
+			return c, err
+		}
+		after, err := v.brief(to, i)
+		if err != nil {
+			return c, err
+		}
+		c.saves += before.loss - after.loss
+		c.month += after.month - before.month
+		if i == lead {
+			c.perMinute = before.perMinute - after.perMinute
+		}
+	}
+	for _, i := range moved(from, to) {
+		c.once += v.work(v.spot(to, i))
+	}
+	for _, site := range v.newSites(from, to) {
+		c.once += v.Sites[v.sites[site]].BuildOnce.Mean()
+	}
+	return c, nil
 }

@@ -1,13 +1,15 @@
 package assess
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 )
 
-// within is a round trip inside a site.
-const within = 0.0003
+const (
+	within  = 0.0003 // seconds of a round trip inside a site
+	noRoute = 1.0    // seconds that a call counts where no link leads: availability says what that means
+)
 
 // rtt is the round trip between two sites over their fastest link; ok is false if none joins them.
 func (e *Estate) rtt(from, to string) (seconds float64, ok bool) {
@@ -16,11 +18,19 @@ func (e *Estate) rtt(from, to string) (seconds float64, ok bool) {
 	}
 	best := math.Inf(1)
 	for _, l := range e.Links {
-		if slices.Contains(l.Between, from) && slices.Contains(l.Between, to) {
+		if l.joins(from, to) {
 			best = min(best, l.RTT.Mean())
 		}
 	}
 	return best, !math.IsInf(best, 1)
+}
+
+// trip is the round trip of a call.
+func (e *Estate) trip(from, to string) float64 {
+	if r, ok := e.rtt(from, to); ok {
+		return r
+	}
+	return noRoute
 }
 
 // way is where a share of a call's requests goes.
@@ -29,37 +39,33 @@ type way struct {
 	share float64
 }
 
-// ways says where calls from a site go: to the service here where it may answer here, else to where it can. Writes of
-// one-writer go to its writer; of partitioned, what belongs to no single user goes to its first site.
-func (e *Estate) ways(call *Call, from string, p Placement) []way {
-	here := slices.Contains(p.Sites, from)
-	if !here || p.Pattern == BackupRestore || p.Pattern == PilotLight || p.Pattern == WarmStandby || p.Pattern == Single {
-		return []way{{e.nearest(from, p), 1}}
+// callWays says where calls from a site go: to the service here where it may answer here, else to where it can. Writes
+// of one-writer go to its writer; of partitioned, what belongs to no single user goes to its first site.
+func (e *Estate) callWays(call *Call, from string, p Placement) []way {
+	near := e.nearest(from, p)
+	if near != from || !active(p.Pattern) || p.Pattern == SameCity {
+		return []way{{near, 1}}
 	}
-	writes := call.Writes.Mean()
-	switch p.Pattern {
-	case OneWriter:
-		return []way{{from, 1 - writes}, {p.Sites[0], writes}}
-	case Partitioned:
-		shared := 0.0
+	home := call.Writes.Mean() // share of the requests that go to the first site
+	if p.Pattern == Partitioned {
 		if d := e.Services[call.To].Data; d != nil {
-			shared = writes * (1 - d.ByUser.Mean())
+			home *= 1 - d.ByUser.Mean()
+		} else {
+			home = 0
 		}
-		return []way{{from, 1 - shared}, {p.Sites[0], shared}}
 	}
-	return []way{{from, 1}}
+	if home == 0 || from == p.Sites[0] {
+		return []way{{from, 1}}
+	}
+	return []way{{from, 1 - home}, {p.Sites[0], home}}
 }
 
 // nearest is the site of a placement that serves calls from a site: of a standby pattern, only the first one serves.
 func (e *Estate) nearest(from string, p Placement) string {
-	sites := p.Sites
-	if p.Pattern == BackupRestore || p.Pattern == PilotLight || p.Pattern == WarmStandby {
-		sites = sites[:1]
-	}
-	best, least := sites[0], math.Inf(1)
-	for _, s := range sites {
-		if r, ok := e.rtt(from, s); ok && r < least {
-			best, least = s, r
+	best, least := p.Sites[0], math.Inf(1)
+	for _, w := range p.serving() {
+		if r, ok := e.rtt(from, w.site); ok && r < least {
+			best, least = w.site, r
 		}
 	}
 	return best
@@ -67,56 +73,120 @@ func (e *Estate) nearest(from string, p Placement) string {
 
 // serving are the sites where users' requests are taken, with their shares.
 func (p Placement) serving() []way {
-	switch p.Pattern {
-	case SameCity, OneWriter, Partitioned:
-		out := make([]way, len(p.Sites))
-		for i, s := range p.Sites {
-			out[i] = way{s, 1 / float64(len(p.Sites))}
-		}
-		return out
+	if !active(p.Pattern) {
+		return []way{{p.Sites[0], 1}}
 	}
-	return []way{{p.Sites[0], 1}}
+	out := make([]way, len(p.Sites))
+	for i, s := range p.Sites {
+		out[i] = way{s, 1 / float64(len(p.Sites))}
+	}
+	return out
 }
 
-// answering composes latencies of one plan.
-type answering struct {
-	*Estate
-	plan Plan
+// answers is the distribution of a service's answers, over the sites that serve, and the step of its grid.
+func (v *evaluator) answers(a *arrangement, service int) (*spread, float64) {
+	upper, memo := 0.0, map[[2]int]float64{}
+	serving := v.spot(a, service).serving()
+	for _, w := range serving {
+		upper = max(upper, v.upper(a, service, v.site[w.site], memo))
+	}
+	// steps double, so that services share what they have in common
+	step := 1e-5 * math.Exp2(math.Ceil(math.Log2(max(1, 3*upper/bins/1e-5))))
+	c := &composer{v, a, grid{step}}
+	var sum spectrum
+	for _, w := range serving {
+		for i, x := range c.from(service, v.site[w.site]) {
+			sum[i] += complex(w.share, 0) * x
+		}
+	}
+	return sum.spread(), step
+}
+
+// composer composes latencies of one plan on one grid. Distributions of times that follow each other are multiplied as
+// spectra; only calls side by side are turned back.
+type composer struct {
+	*evaluator
+	plan *arrangement
 	grid grid
-	memo map[string]*spread
+}
+
+func (c *composer) key(service, site int) []byte {
+	key := binary.LittleEndian.AppendUint64(nil, math.Float64bits(c.grid.step))
+	key = append(key, byte(site), byte(site>>8), byte(service), byte(service>>8))
+	for _, i := range c.needs[service] {
+		if i != service { // where else it runs does not matter here
+			key = binary.LittleEndian.AppendUint16(key, c.plan.at[i])
+		}
+	}
+	return key
+}
+
+// from is the distribution of an answer that is given at a site.
+func (c *composer) from(service, site int) *spectrum {
+	key := c.key(service, site)
+	if d := c.latencies[string(key)]; d != nil {
+		return d
+	}
+	s := c.Services[c.services[service]]
+	total := c.grid.lognormal(s.Latency.P50.Mean(), s.Latency.P99.Mean()).spectrum()
+	var together []*spread
+	for _, call := range s.Calls {
+		all := c.call(call, c.sites[site]).times(call.Times.Mean())
+		if call.Parallel {
+			together = append(together, all.spread())
+			continue
+		}
+		total = total.add(all)
+	}
+	if len(together) > 0 {
+		total = total.add(slowest(together).spectrum())
+	}
+	c.latencies[string(key)] = total
+	return total
+}
+
+// call is the distribution of one call from a site: the way there and back, and the answer there.
+func (c *composer) call(call *Call, from string) *spectrum {
+	to := c.service[call.To]
+	var out spectrum
+	for _, w := range c.callWays(call, from, c.spot(c.plan, to).Placement) {
+		there := c.from(to, c.site[w.site])
+		for i, trip := range c.grid.constant(c.trip(from, w.site)).spectrum() {
+			out[i] += complex(w.share, 0) * trip * there[i]
+		}
+	}
+	return &out
 }
 
 // latency is how long an answer takes, calls included: own time plus calls one after the other plus the slowest of
 // those that run side by side. Distributions are convolved; percentiles are never added, but for the upper bound.
-func (e *Estate) latency(plan Plan, service string, book Book) Answer {
-	upper := 0.0
-	for _, w := range plan[service].serving() {
-		upper = max(upper, e.upper(plan, service, w.site))
+func (v *evaluator) latency(a *arrangement, service int, id string, book Book) Answer {
+	name := v.services[service]
+	s := v.Services[name]
+	all, step := v.answers(a, service)
+	g := grid{step}
+	upper, cross := 0.0, 0.0
+	bounds, counts := map[[2]int]float64{}, map[[2]int]float64{}
+	for _, w := range v.spot(a, service).serving() {
+		upper = max(upper, v.upper(a, service, v.site[w.site], bounds))
+		cross += w.share * v.crossCalls(a, service, v.site[w.site], counts)
 	}
-	a := &answering{e, plan, grid{max(1e-5, 3*upper/bins)}, map[string]*spread{}}
-	var all spread
-	cross := 0.0
-	for _, w := range plan[service].serving() {
-		for i, v := range a.from(service, w.site) {
-			all[i] += w.share * v
-		}
-		cross += w.share * e.crossCalls(plan, service, w.site)
-	}
-	s := e.Services[service]
 	inputs := []Input{inputOf(s.Latency.P50), inputOf(s.Latency.P99)}
 	for _, c := range s.Calls {
 		inputs = append(inputs, inputOf(c.Times))
 	}
-	for _, l := range e.Links {
+	for _, l := range v.Links {
 		inputs = append(inputs, inputOf(l.RTT))
 	}
-	method := fmt.Sprintf("own time (lognormal through p50 and p99) convolved with every call's; parallel calls count with the slowest; grid of %d steps of %s", bins, duration(a.grid.step))
-	note := func(id, what string, v float64, how string) Value {
-		return book.Note(Derivation{ID: service + "." + id, What: what + " of an answer of " + service, Value: v, Unit: Duration, Method: how, Inputs: inputs})
+	var parts []Part
+	for _, c := range s.Calls {
+		parts = append(parts, Part{Name: "calls of " + c.To, Value: c.Times.Mean(), Unit: Count})
 	}
-	out := Answer{CrossCalls: cross,
-		P50:      note("p50", "median", a.grid.quantile(&all, .5), method),
-		P99:      note("p99", "99th percentile", a.grid.quantile(&all, .99), method),
+	method := fmt.Sprintf("own time (lognormal through p50 and p99) convolved with every call's; parallel calls count with the slowest; grid of %d steps of %s", bins, duration(step))
+	note := func(at, what string, value float64, how string) Value {
+		return book.Note(Derivation{ID: id + "." + at, What: what + " of an answer of " + name, Value: value, Unit: Duration, Method: how, Parts: parts, Inputs: inputs})
+	}
+	out := Answer{CrossCalls: cross, P50: note("p50", "median", g.quantile(all, .5), method), P99: note("p99", "99th percentile", g.quantile(all, .99), method),
 		UpperP99: note("p99-upper", "99th percentile", upper, "upper bound: as if everything were slow together, the p99 of each part added up")}
 	if b := s.Latency.Budget; b.Set {
 		ok := out.P99.V <= b.Mean()
@@ -125,69 +195,18 @@ func (e *Estate) latency(plan Plan, service string, book Book) Answer {
 	return out
 }
 
-// from is the distribution of an answer that is given at a site.
-func (a *answering) from(service, site string) *spread {
-	key := service + "@" + site
-	if d := a.memo[key]; d != nil {
-		return d
-	}
-	s := a.Services[service]
-	total := a.grid.lognormal(s.Latency.P50.Mean(), s.Latency.P99.Mean()).spectrum()
-	var together []*spread
-	for _, c := range s.Calls {
-		one := a.call(c, site)
-		if c.Parallel {
-			together = append(together, one.spectrum().times(c.Times.Mean()).spread())
-			continue
-		}
-		total = total.add(one.spectrum().times(c.Times.Mean()))
-	}
-	if len(together) > 0 {
-		total = total.add(slowest(together).spectrum())
-	}
-	d := total.spread()
-	a.memo[key] = d
-	return d
-}
-
-// call is the distribution of one call from a site: the way there and back, and the answer there.
-func (a *answering) call(c *Call, from string) *spread {
-	var out *spread
-	done := 0.0
-	for _, w := range a.ways(c, from, a.plan[c.To]) {
-		if w.share == 0 {
-			continue
-		}
-		trip, ok := a.rtt(from, w.site)
-		if !ok {
-			trip = 1 // no line: availability says what that means
-		}
-		one := a.grid.constant(trip).spectrum().add(a.from(c.To, w.site).spectrum()).spread()
-		if out == nil {
-			out, done = one, w.share
-			continue
-		}
-		out = mix(done/(done+w.share), out, one)
-		done += w.share
-	}
-	return out
-}
-
 // upper adds 99th percentiles up.
-func (e *Estate) upper(plan Plan, service, site string) float64 {
-	s := e.Services[service]
+func (v *evaluator) upper(a *arrangement, service, site int, memo map[[2]int]float64) float64 {
+	key := [2]int{service, site}
+	if sum, known := memo[key]; known {
+		return sum
+	}
+	s := v.Services[v.services[service]]
 	sum, together := s.Latency.P99.Mean(), 0.0
 	for _, c := range s.Calls {
-		worst := 0.0
-		for _, w := range e.ways(c, site, plan[c.To]) {
-			if w.share == 0 {
-				continue
-			}
-			trip, ok := e.rtt(site, w.site)
-			if !ok {
-				trip = 1
-			}
-			worst = max(worst, trip+e.upper(plan, c.To, w.site))
+		worst, to := 0.0, v.service[c.To]
+		for _, w := range v.callWays(c, v.sites[site], v.spot(a, to).Placement) {
+			worst = max(worst, v.trip(v.sites[site], w.site)+v.upper(a, to, v.site[w.site], memo))
 		}
 		worst *= math.Ceil(c.Times.Mean())
 		if c.Parallel {
@@ -196,20 +215,27 @@ func (e *Estate) upper(plan Plan, service, site string) float64 {
 			sum += worst
 		}
 	}
+	memo[key] = sum + together
 	return sum + together
 }
 
 // crossCalls counts the calls between cities that one answer takes, calls of calls included.
-func (e *Estate) crossCalls(plan Plan, service, site string) float64 {
+func (v *evaluator) crossCalls(a *arrangement, service, site int, memo map[[2]int]float64) float64 {
+	key := [2]int{service, site}
+	if n, known := memo[key]; known {
+		return n
+	}
 	n := 0.0
-	for _, c := range e.Services[service].Calls {
-		for _, w := range e.ways(c, site, plan[c.To]) {
-			one := e.crossCalls(plan, c.To, w.site)
-			if e.Sites[w.site].City != e.Sites[site].City {
+	for _, c := range v.Services[v.services[service]].Calls {
+		to := v.service[c.To]
+		for _, w := range v.callWays(c, v.sites[site], v.spot(a, to).Placement) {
+			one := v.crossCalls(a, to, v.site[w.site], memo)
+			if v.Sites[w.site].City != v.Sites[v.sites[site]].City {
 				one++
 			}
 			n += c.Times.Mean() * w.share * one
 		}
 	}
+	memo[key] = n
 	return n
 }

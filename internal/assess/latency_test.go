@@ -14,7 +14,10 @@ func TestSpectra(t *testing.T) {
 		t.Errorf("20 times 10 ms is %v", got)
 	}
 	// 100 calls side by side, each slow in 1 of 100: one is slow in 63.4 % of answers.
-	slow := mix(.99, g.constant(.01), g.constant(1))
+	slow := g.constant(.01)
+	for i, late := range g.constant(1) {
+		slow[i] = .99*slow[i] + .01*late
+	}
 	many := make([]*spread, 100)
 	for i := range many {
 		many[i] = slow
@@ -51,8 +54,9 @@ func TestChattyAcrossCities(t *testing.T) {
 	t.Parallel()
 	e := small(t)
 	e.Services["shop"].Calls[0].Times = Number{Low: 20, Mode: 20, High: 20, Set: true}
-	near := e.latency(e.Today(), "shop", Book{})
-	far := e.latency(e.Today().With("stock", Placement{Pattern: Single, Sites: []string{"cloud1"}}), "shop", Book{})
+	v := newEvaluator(e)
+	near := v.latency(v.today, v.service["shop"], "shop", Book{})
+	far := v.latency(v.arrange(e.Today().With("stock", Placement{Pattern: Single, Sites: []string{"cloud1"}})), v.service["shop"], "shop", Book{})
 	if more := far.P50.V - near.P50.V; math.Abs(more-20*(.028-within)) > .01 {
 		t.Errorf("20 calls across 28 ms add %v", more)
 	}

@@ -1,5 +1,7 @@
 package assess
 
+import "fmt"
+
 // Plan says how every service runs. A plan is complete: it names every service of its estate.
 type Plan map[string]Placement
 
@@ -110,8 +112,10 @@ type Availability struct {
 	ByOrder []uint64      `json:"by_order"`      // minimal cut sets
 	Causes  []Cause       `json:"causes"`        // who contributes how much to Downtime, the largest first
 	Met     *bool         `json:"met,omitempty"` // Share against what is wanted; nil: nothing is wanted
-	// Simulated is the second engine's view of Structural; nil if it was not asked for.
+	// Simulated is the second engine's view of Structural, Run that of Downtime without what overload adds, by living
+	// through years of failures and recoveries; nil if they were not asked for.
 	Simulated *Estimate `json:"simulated,omitempty"`
+	Run       *Estimate `json:"run,omitempty"`
 }
 
 // SinglePoint is one event that alone takes the service down.
@@ -134,11 +138,28 @@ type Estimate struct {
 	Mean    float64 `json:"mean"`
 	Low     float64 `json:"low"` // 99 % confidence interval
 	High    float64 `json:"high"`
-	Hits    int     `json:"hits"`    // drawn states in which the service failed; below 30 nothing is claimed
-	Samples int     `json:"samples"` // drawn states
+	Hits    int     `json:"hits"`    // drawn states in which the service failed, or interruptions lived through
+	Samples int     `json:"samples"` // drawn states, or years
 	Seed    int     `json:"seed"`
 	Method  string  `json:"method"`
+	// Refused says why nothing is claimed; the values are 0 then.
+	Refused string `json:"refused,omitempty"`
 }
+
+// fewHits is how many are needed for a claim: with fewer, the interval itself is a matter of chance.
+const fewHits = 30
+
+// orRefused withdraws an estimate that rests on too few hits.
+func (e Estimate) orRefused() Estimate {
+	if e.Hits < fewHits {
+		e.Mean, e.Low, e.High = 0, 0, 0
+		e.Refused = fmt.Sprintf("%d hits in %d: fewer than %d tell nothing", e.Hits, e.Samples, fewHits)
+	}
+	return e
+}
+
+// Holds tells whether an estimate was claimed and its interval holds a value.
+func (e Estimate) Holds(v float64) bool { return e.Refused == "" && e.Low <= v && v <= e.High }
 
 // RecoveryTime is how long and how much a lost site costs a service.
 type RecoveryTime struct {
@@ -164,7 +185,7 @@ type Capacity struct {
 	Enough   bool       `json:"enough"`   // at the peak, with any one site lost
 }
 
-// SiteLoad is one site at the peak of the year.
+// SiteLoad is one site at the peak of the year, as a share of its cores.
 type SiteLoad struct {
 	Site      string  `json:"site"`
 	Usual     float64 `json:"usual"`      // share of its cores in use when all sites work

@@ -6,42 +6,30 @@ import (
 	"slices"
 )
 
-// draws is how many times a distribution is drawn for its quantiles: enough for a P95 within about 2 %.
-const draws = 4000
+const (
+	draws = 4000 // of a recovery, for its quantiles: a P95 within about 2 %
+	fewOf = 16   // of them that stand for all where an integral is wanted: the middles of sixteenths
+)
 
 // steps lists a recovery's steps in their order.
 func (r *Recovery) steps() []struct {
 	name string
-	n    Number
+	n    *Number
 } {
 	return []struct {
 		name string
-		n    Number
+		n    *Number
 	}{
-		{"detect", r.Detect}, {"decide", r.Decide}, {"fence", r.Fence}, {"promote", r.Promote},
-		{"scale", r.Scale}, {"shift", r.Shift}, {"warm", r.Warm}, {"verify", r.Verify},
+		{"detect", &r.Detect}, {"decide", &r.Decide}, {"fence", &r.Fence}, {"promote", &r.Promote},
+		{"scale", &r.Scale}, {"shift", &r.Shift}, {"warm", &r.Warm}, {"verify", &r.Verify},
 	}
 }
 
-// meanTime is the mean of the whole recovery, for a service whose data takes so long to restore.
-func (r *Recovery) meanTime(restore float64) float64 {
-	sum := restore
-	for _, s := range r.steps() {
-		sum += s.n.Mean()
-	}
-	return sum
-}
-
-// draw is one recovery.
-func (r *Recovery) draw(rng *rand.Rand, restore Number) float64 {
-	sum := 0.0
-	if restore.Set {
-		sum = restore.At(rng.Float64())
-	}
-	for _, s := range r.steps() {
-		sum += s.n.At(rng.Float64())
-	}
-	return sum
+// recoveryTimes is how long a recovery takes, drawn.
+type recoveryTimes struct {
+	all, few []float64 // in order; none where nothing is recovered
+	rto      Quantiles
+	coverage float64
 }
 
 // restoreOf is the time to restore a service's data, where its pattern has to.
@@ -50,6 +38,87 @@ func (s *Service) restoreOf(p Pattern) Number {
 		return Number{}
 	}
 	return s.Data.Restore
+}
+
+// recoveryOf is the recovery of a service from the loss of the serving site. Services of one pattern share it, but for
+// their restores. Under pattern single it is the outage itself.
+func (v *evaluator) recoveryOf(a *arrangement, service int) *recoveryTimes {
+	p, s := v.spot(a, service), v.Services[v.services[service]]
+	if p.Pattern == Single {
+		return &recoveryTimes{coverage: 1, rto: v.outages(a, service)}
+	}
+	restore, key := s.restoreOf(p.Pattern), string(p.Pattern)
+	if restore.Set {
+		key += " " + v.services[service]
+	}
+	if v.base != nil && !v.varied.touchesRecovery(p.Pattern, service) {
+		return v.base.recoveryOf(a, service)
+	}
+	if r, known := v.recovered[key]; known {
+		return r
+	}
+	r := v.Recovery[p.Pattern]
+	out := &recoveryTimes{coverage: r.Coverage.Mean(), all: make([]float64, draws)}
+	rng, steps := v.rng("recovery "+key), r.steps()
+	mean := restore.Mean()
+	for _, step := range steps {
+		mean += step.n.Mean()
+	}
+	for i := range out.all {
+		if restore.Set {
+			out.all[i] = restore.At(rng.Float64())
+		}
+		for _, step := range steps {
+			out.all[i] += step.n.At(rng.Float64())
+		}
+	}
+	out.rto = quantiles(out.all, Duration)
+	out.rto.Mean = mean // exactly
+	for i := range fewOf {
+		out.few = append(out.few, out.all[(2*i+1)*draws/(2*fewOf)])
+	}
+	v.recovered[key] = out
+	return out
+}
+
+// outages are the lengths of what takes every site of a service: a mixture of exponentials.
+func (v *evaluator) outages(a *arrangement, service int) Quantiles {
+	q := Quantiles{Unit: Duration}
+	ways, err := v.interruptions(a, service)
+	if err != nil {
+		return q // whoever asks for the interruptions themselves hears of it
+	}
+	rate, longest := 0.0, 0.0
+	for i := range ways {
+		if w := &ways[i]; w.waits && !w.backup {
+			rate += w.perYear
+			q.Mean += w.perYear * w.outage
+			longest = max(longest, w.outage)
+		}
+	}
+	if rate == 0 {
+		return q
+	}
+	q.Mean /= rate
+	at := func(share float64) float64 {
+		low, high := 0.0, 40*longest
+		for range 50 {
+			mid, longer := (low+high)/2, 0.0
+			for i := range ways {
+				if w := &ways[i]; w.waits && !w.backup {
+					longer += w.perYear / rate * math.Exp(-mid/w.outage)
+				}
+			}
+			if longer > 1-share {
+				low = mid
+			} else {
+				high = mid
+			}
+		}
+		return high
+	}
+	q.P50, q.P95 = at(.5), at(.95)
+	return q
 }
 
 // rng is a source of randomness that belongs to a name, so that adding a service changes no other one's numbers.
@@ -72,61 +141,43 @@ func quantiles(values []float64, unit Unit) Quantiles {
 	return Quantiles{P50: at(.5), P95: at(.95), Mean: sum / float64(len(values)), Unit: unit}
 }
 
-// recovery is what the loss of the serving site costs in time and data. Under pattern single it is the outage itself.
-func (e *Estate) recovery(plan Plan, service string, book Book) (RecoveryTime, error) {
-	p, s := plan[service], e.Services[service]
-	rng := e.rng("recovery " + service)
-	times := make([]float64, draws)
-	var out RecoveryTime
-	what := "time from the loss of the serving site to service again at another, for " + service
-	d := Derivation{ID: service + ".rto", What: what, Unit: Duration}
+// recovery is what the loss of the serving site costs in time and data.
+func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) RecoveryTime {
+	p, s, name := v.spot(a, service), v.Services[v.services[service]], v.services[service]
+	r := v.recoveryOf(a, service)
+	out := RecoveryTime{RTO: r.rto}
+	d := Derivation{ID: id + ".rto", What: "time from the loss of the serving site to service again, for " + name + " (P95)", Value: r.rto.P95, Unit: Duration}
 	if p.Pattern == Single {
-		down, perSecond, inputs, err := e.siteLoss(plan, service, p.Sites[0])
-		if err != nil {
-			return out, err
-		}
-		mean := 0.0
-		if perSecond > 0 {
-			mean = down / perSecond
-		}
-		for i := range times {
-			times[i] = mean * rng.ExpFloat64()
-		}
-		d.Method = "there is no other site: the outage itself, exponential with the mean that unavailability ÷ frequency gives"
-		d.Inputs = inputs
+		d.Method = "there is no other site: the outage itself, a mixture of exponentials, one for each minimal cut set"
+		d.Parts = []Part{{"losses a year", 0, Count, id + ".losses"}}
+		d.Parts[0].Value = book[id+".losses"].Value
 	} else {
-		r := e.Recovery[p.Pattern]
-		restore := s.restoreOf(p.Pattern)
-		for i := range times {
-			times[i] = r.draw(rng, restore)
-		}
-		d.Method = "the sum of its steps, each drawn from its range (triangular); quantiles of 4000 draws"
-		for _, step := range r.steps() {
+		d.Method = "the sum of its steps, each drawn from its range (triangular); quantiles of 4000 draws, never added"
+		for _, step := range v.Recovery[p.Pattern].steps() {
 			out.Steps = append(out.Steps, Part{Name: step.name, Value: step.n.Mean(), Unit: Duration})
-			d.Inputs = append(d.Inputs, inputOf(step.n))
+			d.Inputs = append(d.Inputs, inputOf(*step.n))
 		}
-		if restore.Set {
+		if restore := s.restoreOf(p.Pattern); restore.Set {
 			out.Steps = append(out.Steps, Part{Name: "restore", Value: restore.Mean(), Unit: Duration})
 			d.Inputs = append(d.Inputs, inputOf(restore))
 		}
 		d.Parts = out.Steps
 	}
-	out.RTO = quantiles(times, Duration)
-	out.RTO.ID, d.Value = d.ID, out.RTO.P95
 	book.Note(d)
-	out.RPO = e.lost(plan, service, book)
+	out.RTO.ID = d.ID
+	out.RPO = v.lost(p, service, id, book)
 	if w := s.Wants; w.RTO.Set || w.RPO.Set {
 		met := (!w.RTO.Set || out.RTO.P95 <= w.RTO.Mean()) && (!w.RPO.Set || out.RPO.P95 <= w.RPO.Mean())
 		out.Met = &met
 	}
-	return out, nil
+	return out
 }
 
 // lost is how much of the newest data is gone when the serving site is.
-func (e *Estate) lost(plan Plan, service string, book Book) Quantiles {
-	p, s := plan[service], e.Services[service]
-	d := Derivation{ID: service + ".rpo", What: "newest writes of " + service + " that are gone with a lost site", Unit: Duration}
-	rng := e.rng("lost " + service)
+func (v *evaluator) lost(p *spot, service int, id string, book Book) Quantiles {
+	s := v.Services[v.services[service]]
+	d := Derivation{ID: id + ".rpo", What: "newest writes of " + v.services[service] + " that are gone with a lost site (P95)", Unit: Duration}
+	rng := v.rng("lost " + v.services[service])
 	times := make([]float64, draws)
 	switch {
 	case s.Data == nil:
@@ -140,8 +191,8 @@ func (e *Estate) lost(plan Plan, service string, book Book) Quantiles {
 	case p.Pattern == SameCity:
 		d.Method = "replicas of one city are synchronous: nothing that was acknowledged"
 	default:
-		lag := e.Recovery[p.Pattern].Lag
-		behind := e.backlog(p, s)
+		lag := v.Recovery[p.Pattern].Lag
+		behind := v.backlog(p, s)
 		d.Method = "what replication is behind at the peak; where changes outgrow the line, the backlog of an hour is added"
 		d.Inputs = []Input{inputOf(lag), inputOf(s.Data.Changes)}
 		for i := range times {
@@ -154,13 +205,24 @@ func (e *Estate) lost(plan Plan, service string, book Book) Quantiles {
 	return q
 }
 
+// meanLost is the mean of lost, exactly.
+func (v *evaluator) meanLost(p *spot, s *Service) float64 {
+	switch {
+	case s.Data == nil || p.Pattern == SameCity:
+		return 0
+	case p.Pattern == Single || p.Pattern == BackupRestore:
+		return s.Data.Backup.Mean() / 2
+	}
+	return v.Recovery[p.Pattern].Lag.Mean() + v.backlog(p, s)
+}
+
 // backlog is the lag in seconds that an hour at the peak adds where a line is too thin.
-func (e *Estate) backlog(p Placement, s *Service) float64 {
+func (e *Estate) backlog(p *spot, s *Service) float64 {
 	worst := 0.0
 	for _, other := range p.Sites[1:] {
 		thin := 0.0
 		for _, l := range e.Links {
-			if slices.Contains(l.Between, p.Sites[0]) && slices.Contains(l.Between, other) {
+			if l.joins(p.Sites[0], other) {
 				thin += l.Bandwidth.Mean()
 			}
 		}
@@ -171,11 +233,6 @@ func (e *Estate) backlog(p Placement, s *Service) float64 {
 	return worst
 }
 
-// siteLoss is the steady state of "the service is down at this site".
-func (e *Estate) siteLoss(plan Plan, service, site string) (down, perSecond float64, inputs []Input, err error) {
-	b := e.newTree(plan)
-	b.at(service, site)
-	b.m.Top = downAt(service, site)
-	down, perSecond, err = probability(b, service)
-	return down, perSecond, e.inputsOf(b.m), err
+func (l *Link) joins(a, b string) bool {
+	return slices.Contains(l.Between, a) && slices.Contains(l.Between, b)
 }

@@ -1,23 +1,24 @@
 package assess
 
-import (
-	"fmt"
-	"slices"
-)
+import "fmt"
 
 // refusals lists why a service's placement cannot be what it says.
-func (e *Estate) refusals(plan Plan, service string, o *Outcome) []Refusal {
-	p, s := plan[service], e.Services[service]
+func (v *evaluator) refusals(a *arrangement, service int, o *Outcome) []Refusal {
+	p, s := v.spot(a, service), v.Services[v.services[service]]
 	var out []Refusal
 	refuse := func(rule, hint, format string, args ...any) {
 		out = append(out, Refusal{rule, fmt.Sprintf(format, args...), hint})
 	}
-	if active(p.Pattern) && len(p.Sites) == 2 && p.Quorum == "" && (p.Automatic == nil || *p.Automatic) {
+	automatic := active(p.Pattern)
+	if p.Automatic != nil {
+		automatic = *p.Automatic
+	}
+	if automatic && len(p.Sites) == 2 && p.Quorum == "" {
 		refuse("two-site-quorum", "add a witness in a third place, or recover by hand",
 			"two sites without a witness cannot tell a lost site from a cut line: automatic recovery could make both write")
 	}
 	if p.Pattern != Single {
-		r := e.Recovery[p.Pattern]
+		r := v.Recovery[p.Pattern]
 		if least := r.Detect.Low + r.Decide.Low + r.Shift.Low; s.Wants.RTO.Set && s.Wants.RTO.Mean() < least {
 			refuse("rto-below-detection", "", "an RTO of %s is shorter than noticing, deciding and shifting traffic takes under %s (%s at best)", s.Wants.RTO, p.Pattern, duration(least))
 		}
@@ -25,33 +26,81 @@ func (e *Estate) refusals(plan Plan, service string, o *Outcome) []Refusal {
 			refuse("rpo-zero-async", "synchronous replicas in one city lose nothing", "an RPO of 0 cannot be had with %s: its replication is asynchronous", p.Pattern)
 		}
 	}
-	if p.Pattern == SameCity && s.Data != nil {
-		for _, other := range p.Sites[1:] {
-			if rtt, ok := e.rtt(p.Sites[0], other); ok && rtt > .005 {
-				refuse("sync-too-far", "", "every write would wait %s for %s", duration(rtt), other)
-			}
-		}
-	}
 	if p.Pattern == Partitioned && s.Data != nil && s.Data.ByUser.Mean() < .5 {
 		refuse("not-partitionable", "keep one writer, or find a key by which it can be split", "only %s of its writes belong to one user: most would still cross sites", s.Data.ByUser)
 	}
 	for _, other := range p.Sites[1:] {
-		if _, ok := e.rtt(p.Sites[0], other); !ok {
+		switch rtt, ok := v.rtt(p.Sites[0], other); {
+		case !ok:
 			refuse("no-line", "add a link", "no link joins %s and %s", p.Sites[0], other)
+		case p.Pattern == SameCity && s.Data != nil && rtt > syncRTT:
+			refuse("sync-too-far", "replicate asynchronously, or to a site that is nearer", "every write would wait %s for %s; synchronous replicas stand at most %s apart", duration(rtt), other, duration(syncRTT))
+		}
+	}
+	for _, c := range s.Calls {
+		if !c.Optional && !v.anyJoined(p, v.spot(a, v.service[c.To])) {
+			refuse("unreachable", "add a link", "no link leads from where it runs to %s, which it needs at every answer", c.To)
 		}
 	}
 	if o.Latency.Budget != nil && !*o.Latency.Budget {
 		refuse("latency-budget", "move what it calls along, or call less often", "answers would take %s at the 99th percentile; allowed are %s", duration(o.Latency.P99.V), s.Latency.Budget)
 	}
-	if !o.Capacity.Enough && p.Pattern != Single {
-		for _, l := range o.Capacity.Sites {
-			if l.AfterLoss > limit {
-				refuse("capacity", "add cores there, or move less", "%s would have to run at %.0f %% of its cores when another site is lost: that is no disaster recovery", l.Site, 100*l.AfterLoss)
+	// Where today's site is too full already, another one pays as capacity, whether or not it recovers anything.
+	relieves := v.loads(v.today).crowds(v.spot(v.today, service)) && !v.loads(a).crowds(p)
+	if p.Pattern != Single && !relieves {
+		v.refuseCrowded(a, p, refuse)
+	}
+	return out
+}
+
+// syncRTT is how far apart synchronous replicas may be: every write waits so long.
+const syncRTT = .005
+
+func (v *evaluator) anyJoined(from, to *spot) bool {
+	for _, x := range from.Sites {
+		for _, y := range to.Sites {
+			if _, ok := v.rtt(x, y); ok {
+				return true
 			}
 		}
 	}
-	if slices.ContainsFunc(p.Sites, func(site string) bool { return e.Sites[site].Kind == Witness }) {
-		panic("BUG: a placement at a witness passed the checks")
+	return false
+}
+
+func (v *evaluator) refuseCrowded(a *arrangement, p *spot, refuse func(rule, hint, format string, args ...any)) {
+	l := v.loads(a)
+	for _, site := range p.at {
+		worst := 0
+		for _, lost := range p.states() {
+			if l.at[lost][site] > l.at[worst][site] {
+				worst = lost
+			}
+		}
+		load := 100 * l.at[worst][site]
+		switch {
+		case load <= 100*limit:
+		case worst == 0:
+			refuse("capacity", "add cores there, or move less", "%s would have to run at %.0f %% of its cores at the peak", v.sites[site], load)
+		default:
+			refuse("capacity", "add cores there, or move less", "%s would have to run at %.0f %% of its cores when %s is lost: that is no disaster recovery", v.sites[site], load, v.sites[worst-1])
+		}
 	}
-	return out
+}
+
+// possible tells whether nothing speaks against a plan for some services.
+func (v *evaluator) possible(a *arrangement, services []int) bool {
+	for _, i := range services {
+		o := Outcome{}
+		s := v.Services[v.services[i]]
+		if s.Latency.Budget.Set {
+			all, step := v.answers(a, i)
+			o.Latency.P99.V = grid{step}.quantile(all, .99)
+			ok := o.Latency.P99.V <= s.Latency.Budget.Mean()
+			o.Latency.Budget = &ok
+		}
+		if len(v.refusals(a, i, &o)) > 0 {
+			return false
+		}
+	}
+	return true
 }

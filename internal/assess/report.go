@@ -60,9 +60,6 @@ type Option struct {
 	Text string `json:"text"`
 }
 
-// Level names how far a service should come, in the words of the product.
-type Level string
-
 // Verdict is what to do with a service.
 type Verdict struct {
 	Worth     bool      `json:"worth"`     // anything beyond today's way
@@ -70,8 +67,8 @@ type Verdict struct {
 	Purpose   string    `json:"purpose"`   // disaster recovery, capacity, both, none
 	Text      string    `json:"text"`
 	Reasons   []string  `json:"reasons"`
-	// Flip is the revenue per minute at which the verdict changes: above it the next pattern up is worth it (Worth
-	// false), or below it this one is not (Worth true). NaN is written as nil: no revenue changes it.
+	// Flip is the revenue per minute at which Worth changes: above it some way up is worth it (Worth false), or below it
+	// nothing beyond today's way is (Worth true). Nil: no revenue changes it.
 	Flip *Value `json:"flip_revenue_minute,omitempty"`
 }
 
@@ -100,10 +97,10 @@ type Step struct {
 	Services []string  `json:"services"`
 	To       Placement `json:"to"`
 	Text     string    `json:"text"`
-	Once     float64   `json:"once"`       // money
-	Month    float64   `json:"month"`      // more cost in a month
-	Saves    float64   `json:"saves_year"` // of loss, given the steps before
-	Ratio    float64   `json:"ratio"`      // saves / yearly cost with Once over three years
+	Once     float64   `json:"once"`            // money
+	Month    float64   `json:"month"`           // more cost in a month
+	Saves    float64   `json:"saves_year"`      // of loss, given the steps before
+	Ratio    float64   `json:"ratio,omitempty"` // saves / yearly cost with Once over three years; 0: it costs nothing more
 	After    Totals    `json:"after"`
 	Worth    bool      `json:"worth"` // false: listed so that one sees where it stops
 }
@@ -115,6 +112,7 @@ type ParetoPoint struct {
 	Downtime float64 `json:"downtime_seconds_year"`
 	Loss     float64 `json:"loss_year"`
 	Plan     Plan    `json:"plan"`
+	Refused  int     `json:"refused,omitempty"` // services against whose new way something speaks; such a plan is on no front
 	OnFront  bool    `json:"on_front"`
 }
 

@@ -79,15 +79,6 @@ func slowest(parts []*spread) *spread {
 	return &out
 }
 
-// mix is one distribution with share a, else the other.
-func mix(a float64, x, y *spread) *spread {
-	var out spread
-	for i := range out {
-		out[i] = a*x[i] + (1-a)*y[i]
-	}
-	return &out
-}
-
 func (s *spread) spectrum() *spectrum {
 	var out spectrum
 	for i, v := range s {
@@ -133,6 +124,14 @@ func (s *spectrum) add(o *spectrum) *spectrum {
 	return &out
 }
 
+// roots are the powers of the grid's root of unity, forward.
+var roots = func() (out [bins / 2]complex128) {
+	for i := range out {
+		out[i] = cmplx.Rect(1, -2*math.Pi*float64(i)/bins)
+	}
+	return out
+}()
+
 // fourier transforms in place (Cooley and Tukey 1965).
 func fourier(a *spectrum, inverse bool) {
 	shift := 64 - bits.Len64(bins-1)
@@ -141,18 +140,16 @@ func fourier(a *spectrum, inverse bool) {
 			a[i], a[j] = a[j], a[i]
 		}
 	}
-	sign := -2 * math.Pi
-	if inverse {
-		sign = 2 * math.Pi
-	}
 	for size := 2; size <= bins; size *= 2 {
-		turn := cmplx.Rect(1, sign/float64(size))
+		half, stride := size/2, bins/size
 		for from := 0; from < bins; from += size {
-			w := complex(1, 0)
-			for k := from; k < from+size/2; k++ {
-				u, v := a[k], a[k+size/2]*w
-				a[k], a[k+size/2] = u+v, u-v
-				w *= turn
+			for k := range half {
+				w := roots[k*stride]
+				if inverse {
+					w = cmplx.Conj(w)
+				}
+				u, v := a[from+k], a[from+k+half]*w
+				a[from+k], a[from+k+half] = u+v, u-v
 			}
 		}
 	}

@@ -3,62 +3,22 @@ package assess
 import (
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
-	"strings"
 )
 
-// under gives an outcome's values ids of their own, so that they do not pass for today's: shop.downtime becomes
-// shop.proposed.downtime. The derivations come along from one book into another one; into may be nil.
-func (o *Outcome) under(word string, from, into Book) {
-	rename := func(id string) string {
-		rest, ok := strings.CutPrefix(id, o.Service+".")
-		if !ok {
-			return id
-		}
-		return o.Service + "." + word + "." + rest
-	}
-	renameValues(reflect.ValueOf(o).Elem(), rename)
-	if into == nil {
-		return
-	}
-	for id, d := range from {
-		d.ID = rename(id)
-		d.Parts = slices.Clone(d.Parts)
-		for i := range d.Parts {
-			d.Parts[i].ID = rename(d.Parts[i].ID)
-		}
-		into[d.ID] = d
-	}
-}
-
-func renameValues(v reflect.Value, rename func(string) string) {
-	switch v.Type() {
-	case reflect.TypeFor[Value](), reflect.TypeFor[Quantiles]():
-		id := v.FieldByName("ID")
-		id.SetString(rename(id.String()))
-		return
-	}
-	if v.Kind() == reflect.Struct {
-		for i := range v.NumField() {
-			renameValues(v.Field(i), rename)
-		}
-	}
-}
-
 // trace completes a report with what the roadmap makes of each service, and its book with the derivations of what is
-// summed up: totals, steps, plans, fixes, and what each option nets.
-func (v *evaluator) trace(r *Report, proposed Plan) error {
+// summed up: totals, steps, plans and fixes.
+func (v *evaluator) trace(r *Report, steps []*arrangement) error {
+	proposed := v.today
+	if n := len(steps); n > 0 {
+		proposed = steps[n-1]
+	}
 	for i := range r.Services {
 		s := &r.Services[i]
-		book := Book{}
 		var err error
-		if s.Proposed, err = v.outcome(proposed, s.Service, book); err != nil {
+		if s.Proposed, err = v.outcome(proposed, v.service[s.Service], s.Service+".proposed", r.Book); err != nil {
 			return err
 		}
-		s.Proposed.under("proposed", book, r.Book)
-		r.Today.BadYear += s.Now.Money.BadYear.V
-		r.Proposed.BadYear += s.Proposed.Money.BadYear.V
 	}
 	for i := range r.Sites {
 		s := &r.Sites[i]
@@ -78,7 +38,6 @@ func (v *evaluator) trace(r *Report, proposed Plan) error {
 	v.traceTotals(r, "today", r.Today, "")
 	v.traceTotals(r, "proposed", r.Proposed, "proposed.")
 	v.traceSteps(r)
-	v.traceFlips(r)
 	for i, p := range r.Pareto {
 		id := fmt.Sprintf("plan.%d.", i+1)
 		method := "the sum over all services of " + p.Name + ", as for today's totals"
@@ -119,7 +78,7 @@ func (v *evaluator) traceTotals(r *Report, name string, t Totals, word string) {
 	r.Book.Note(Derivation{ID: id + "loss", What: "expected cost of all outages in a year, " + name, Value: t.Loss, Unit: Money, Method: "the sum over all services", Parts: loss})
 	r.Book.Note(Derivation{ID: id + "cost", What: "what it all costs in a month, " + name, Value: t.CostMonth, Unit: Money, Method: "the sum over all services, and the fixed cost of the sites that are used", Parts: cost})
 	r.Book.Note(Derivation{ID: id + "downtime", What: "expected downtime a year, " + name, Value: t.Downtime, Unit: Duration, Method: "the mean over all services, weighed by their revenue a minute (where none earns anything, the plain mean)", Parts: down})
-	r.Book.Note(Derivation{ID: id + "bad-year", What: "cost of outages in a bad year, " + name, Value: t.BadYear, Unit: Money, Method: "the sum of each service's year that 95 of 100 years stay below; an upper estimate, because not all are bad in the same year", Parts: bad})
+	r.Book.Note(Derivation{ID: id + "bad-year", What: "cost of outages in a bad year, " + name, Value: t.BadYear, Unit: Money, Method: "95 of 100 years of all services together are better; not the sum of each one's bad year, because not all are bad in the same one", Parts: bad})
 	r.Book.Note(Derivation{ID: id + "rto", What: "the longest mean recovery of any service, " + name, Value: t.WorstRTO, Unit: Duration, Method: "the largest sum of the means of a recovery's steps; services at a single site have none and wait for repair"})
 }
 
@@ -142,33 +101,5 @@ func (v *evaluator) traceSteps(r *Report) {
 		r.Book.Note(Derivation{ID: id + "once", What: fmt.Sprintf("cost of getting to step %d", i+1), Value: s.Once, Unit: Money,
 			Method: fmt.Sprintf("person-months for each of %s + sites that have to be built", counted(len(s.Services), "service")), Inputs: inputs})
 		before = s.After
-	}
-}
-
-// traceNet notes what an option nets, and lets its outcome's ids say which option they are of.
-func (v *evaluator) traceNet(service string, c *candidate, o *Option) {
-	into := v.book
-	if !v.every {
-		into = nil
-	}
-	o.Outcome.under(string(c.placement.Pattern), c.book, into)
-	if v.book == nil {
-		return
-	}
-	o.Net = v.book.Note(Derivation{ID: o.Net.ID, What: fmt.Sprintf("what %s of %s nets in a year", c.placement, service), Value: o.Net.V, Unit: Money,
-		Method: fmt.Sprintf("less loss − more cost of 12 months − getting there ÷ %d years, of all that moves along and of all that use it", amortised),
-		Parts:  []Part{{Name: "less loss a year", Value: c.change.saves, Unit: Money}, {Name: "more cost a month", Value: c.change.month, Unit: Money}, {Name: "getting there", Value: c.change.once, Unit: Money}}})
-}
-
-// traceFlips notes at which revenue verdicts change.
-func (v *evaluator) traceFlips(r *Report) {
-	for _, a := range r.Services {
-		if a.Answer.Flip == nil {
-			continue
-		}
-		s := v.Services[a.Service]
-		r.Book.Note(Derivation{ID: a.Answer.Flip.ID, What: "revenue a minute at which the verdict on " + a.Service + " changes", Value: a.Answer.Flip.V, Unit: Money,
-			Method: "revenue a minute − net ÷ (minutes of downtime less × (1 − what comes back later)): the net is linear in the revenue",
-			Inputs: []Input{inputOf(s.Revenue.Minute), inputOf(s.Revenue.Deferred)}})
 	}
 }

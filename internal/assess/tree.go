@@ -1,7 +1,6 @@
 package assess
 
 import (
-	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -47,23 +46,34 @@ func steady(every, lasts float64) (down, perSecond float64) {
 	return lasts / (every + lasts), 1 / (every + lasts)
 }
 
-func (b *treeBuilder) component(name string) fault.Formula {
-	if _, known := b.m.Events[name]; !known {
-		c := b.Components[name]
+// event is the numbers of a basic event by its name.
+func (e *Estate) event(name string) fault.Event {
+	if c := e.Components[name]; c != nil {
 		down, often := steady(c.Every.Mean(), c.Lasts.Mean())
-		b.m.Events[name] = fault.Event{Probability: down, Frequency: often, Label: c.Label}
+		return fault.Event{Probability: down, Frequency: often, Label: c.Label}
+	}
+	if rest, ok := strings.CutPrefix(name, serverPrefix); ok {
+		service := rest[:strings.LastIndexByte(rest, '@')]
+		down, often := e.Services[service].Servers.group()
+		return fault.Event{Probability: down, Frequency: often}
+	}
+	for _, s := range e.Shared {
+		if causePrefix+s.Name == name {
+			down, often := steady(s.Every.Mean(), s.Lasts.Mean())
+			return fault.Event{Probability: down, Frequency: often, Label: s.Label}
+		}
+	}
+	panic("BUG: no event " + name)
+}
+
+func (b *treeBuilder) basic(name string) fault.Formula {
+	if _, known := b.m.Events[name]; !known {
+		b.m.Events[name] = b.event(name)
 	}
 	return fault.Ref(name)
 }
 
-func (b *treeBuilder) cause(s *Shared) fault.Formula {
-	name := causePrefix + s.Name
-	if _, known := b.m.Events[name]; !known {
-		down, often := steady(s.Every.Mean(), s.Lasts.Mean())
-		b.m.Events[name] = fault.Event{Probability: down, Frequency: often, Label: s.Label}
-	}
-	return fault.Ref(name)
-}
+func (b *treeBuilder) cause(s *Shared) fault.Formula { return b.basic(causePrefix + s.Name) }
 
 func strikes(list []string, name string) bool {
 	return slices.Contains(list, name) || slices.Contains(list, "all")
@@ -72,7 +82,7 @@ func strikes(list []string, name string) bool {
 func (b *treeBuilder) site(name string) fault.Formula {
 	gate := sitePrefix + name
 	if _, known := b.m.Gates[gate]; !known {
-		ways := []fault.Formula{b.Sites[name].Needs.Fails(b.component)}
+		ways := []fault.Formula{b.Sites[name].Needs.Fails(b.basic)}
 		for _, s := range b.Shared {
 			if strikes(s.Hits.Sites, name) {
 				ways = append(ways, b.cause(s))
@@ -92,8 +102,8 @@ func (b *treeBuilder) line(from, to string) fault.Formula {
 	if _, known := b.m.Gates[gate]; !known {
 		var all []fault.Formula
 		for _, l := range b.Links {
-			if slices.Contains(l.Between, from) && slices.Contains(l.Between, to) {
-				all = append(all, l.Needs.Fails(b.component))
+			if l.joins(from, to) {
+				all = append(all, l.Needs.Fails(b.basic))
 			}
 		}
 		b.m.Gates[gate] = fault.Formula{Op: fault.True}
@@ -107,12 +117,7 @@ func (b *treeBuilder) line(from, to string) fault.Formula {
 // servers is the failure of a server group at a site: fewer work than are needed. The group is one event, whose
 // probability and frequency are those of the k-of-n group of independent servers.
 func (b *treeBuilder) servers(service, site string) fault.Formula {
-	name := serversAt(service, site)
-	if _, known := b.m.Events[name]; !known {
-		down, often := b.Services[service].Servers.group()
-		b.m.Events[name] = fault.Event{Probability: down, Frequency: often}
-	}
-	return fault.Ref(name)
+	return b.basic(serversAt(service, site))
 }
 
 // group is the steady state of n servers of which k are needed: down is P(fewer than k work); it begins when the k-th
@@ -278,8 +283,7 @@ func (e *Estate) inputsOf(m *fault.Model) []Input {
 			out = append(out, inputOf(c.Every), inputOf(c.Lasts))
 		}
 		if rest, ok := strings.CutPrefix(event, serverPrefix); ok {
-			name, _, _ := strings.Cut(rest, "@")
-			s := e.Services[name].Servers
+			s := e.Services[rest[:strings.LastIndexByte(rest, '@')]].Servers
 			for _, n := range []Number{s.Count, s.Need, s.Every, s.Lasts} {
 				if in := inputOf(n); !slices.Contains(out, in) {
 					out = append(out, in)
@@ -295,14 +299,4 @@ func (e *Estate) inputsOf(m *fault.Model) []Input {
 		}
 	}
 	return out
-}
-
-// structural analyses a service's tree.
-func (e *Estate) structural(plan Plan, service string) (*fault.Model, fault.Result, error) {
-	m := e.tree(plan, service)
-	r, err := fault.Analyse(m, fault.Options{MaxSets: 500})
-	if err != nil {
-		return m, r, fmt.Errorf("service %s: %w", service, err)
-	}
-	return m, r, nil
 }

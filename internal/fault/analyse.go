@@ -195,25 +195,29 @@ func (d *diagram) probabilities(root ref, p []float64) []float64 {
 	return out
 }
 
-// importance computes every event's Birnbaum measure in one pass down: how likely a node is reached, times what its
-// variable makes of it there.
-func (c *compiled) importance(res *Result) {
-	d, prob := c.d, c.d.probabilities(c.root, c.p)
+// birnbaum computes the top's probability and every event's Birnbaum measure in one pass down: how likely a node is
+// reached, times what its variable makes of it there. What stands in no node is not seen.
+func (c *compiled) birnbaum(p []float64) (top float64, measures []float64, seen []bool) {
+	d, prob := c.d, c.d.probabilities(c.root, p)
 	reach := make([]float64, len(prob))
 	reach[c.root] = 1
-	birnbaum, seen := make([]float64, len(c.names)), make([]bool, len(c.names))
+	measures, seen = make([]float64, len(c.names)), make([]bool, len(c.names))
 	for i := int(c.root); i >= 2; i-- { // parents stand behind their children
 		if reach[i] == 0 {
 			continue
 		}
 		n := d.nodes[i]
-		p := c.p[n.level]
-		birnbaum[n.level] += reach[i] * (prob[n.hi] - prob[n.lo])
+		measures[n.level] += reach[i] * (prob[n.hi] - prob[n.lo])
 		seen[n.level] = true
-		reach[n.hi] += reach[i] * p
-		reach[n.lo] += reach[i] * (1 - p)
+		reach[n.hi] += reach[i] * p[n.level]
+		reach[n.lo] += reach[i] * (1 - p[n.level])
 	}
-	top := prob[c.root]
+	return prob[c.root], measures, seen
+}
+
+// importance fills in every event's measures, and how often the top event begins.
+func (c *compiled) importance(res *Result) {
+	top, birnbaum, seen := c.birnbaum(c.p)
 	for level, b := range birnbaum {
 		if !seen[level] {
 			continue

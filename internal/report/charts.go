@@ -45,7 +45,7 @@ func pareto(r *assess.Report) figurePair {
 		var path []point
 		for i, p := range front {
 			if i > 0 {
-				path = append(path, point{x.at(p.CostYear), y.at(front[i-1].Downtime/unit)})
+				path = append(path, point{x.at(p.CostYear), y.at(front[i-1].Downtime / unit)})
 			}
 			path = append(path, point{x.at(p.CostYear), y.at(p.Downtime / unit)})
 		}
