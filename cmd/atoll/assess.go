@@ -22,6 +22,7 @@ const listIDs = "?"
 
 type assessing struct {
 	simulate bool
+	years    float64
 	html     string
 	explain  string
 	gates    []string
@@ -60,6 +61,7 @@ Exit status: 0 fine; 1 error, such as a file that is wrong; 2 a gate failed.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.simulate, "simulate", false, "let the second engine, a simulation, look at every service too")
+	f.Float64Var(&o.years, "years", 0, "with the simulation, live through so many years of failures and recoveries for each service")
 	f.StringVar(&o.html, "html", "", "write the report as one page to this file")
 	f.StringVar(&o.explain, "explain", "", "say where the number `ID` comes from; without one: list them")
 	f.Lookup("explain").NoOptDefVal = listIDs
@@ -94,7 +96,7 @@ func (c *cli) assessFile(cmd *cobra.Command, o *assessing, file string) error {
 		}
 		gates = append(gates, g)
 	}
-	r, err := assessed(cmd.ErrOrStderr(), file, assess.Options{Simulate: o.simulate})
+	r, err := assessed(cmd.ErrOrStderr(), file, assess.Options{Simulate: o.simulate || o.years > 0, Years: o.years})
 	if err != nil {
 		return err
 	}

@@ -171,7 +171,7 @@ func shoot(t *testing.T, ctx context.Context, dir, name string) {
 	if dir == "" {
 		return
 	}
-	do(t, ctx, "hide the appendix", chromedp.Evaluate[chromedp.Void](`document.getElementById("appendix").hidden = true`))
+	do(t, ctx, "hide the appendix", chromedp.Evaluate[chromedp.Void](`new Promise((shown) => { document.getElementById("appendix").hidden = true; scrollTo(0, 0); requestAnimationFrame(() => requestAnimationFrame(() => shown())); })`, chromedp.EvalAwaitPromise))
 	defer do(t, ctx, "show the appendix", chromedp.Evaluate[chromedp.Void](`document.getElementById("appendix").hidden = false`))
 	if err := os.WriteFile(filepath.Join(dir, name+".png"), ask(t, ctx, chromedp.FullScreenshot(100)), 0o644); err != nil {
 		t.Fatal(err)

@@ -10,57 +10,41 @@ import (
 	"github.com/atollhq/atoll/internal/assess"
 )
 
-// part is one cause's share of a service's downtime.
-type part struct {
-	name    string
-	seconds float64
-}
-
 const (
-	together  = "several failures together"
-	recovered = "until recovered at another site"
-	needless  = "needless recoveries"
-	restored  = "restore from backup"
-	others    = "other single causes"
-	named     = 5 // causes with a colour of their own
+	together = "several failures together"
+	needless = "needless recoveries"
+	restored = "restore from backup"
+	crowded  = "demand beyond what is left"
+	others   = "other single causes"
+	named    = 6    // causes with a colour of their own
+	visible  = .002 // of all downtime: what is less is not told apart
 )
 
-// partsOf splits a service's downtime: what is waited for is due to events that take the service down alone, and to
-// several failures together; the rest is recovery.
-func partsOf(o *assess.Outcome) []part {
-	waited := 0.0
+// kindOf says what a cause of downtime counts as: an event that does it alone by its name, all else by its kind.
+func kindOf(cause string) string {
+	if _, event, ok := strings.Cut(cause, " lost: "); ok {
+		cause = event
+	}
+	switch {
+	case cause == "needless recovery":
+		return needless
+	case strings.HasSuffix(cause, ": restore from backup"):
+		return restored
+	case strings.HasPrefix(cause, "demand beyond"):
+		return crowded
+	case strings.Contains(cause, " and "), cause == "other causes", cause == "several causes":
+		return together
+	}
+	return cause
+}
+
+// partsOf splits a service's downtime.
+func partsOf(o *assess.Outcome) map[string]float64 {
 	sums := map[string]float64{}
 	for _, cause := range o.Availability.Causes {
-		switch {
-		case cause.Name == "needless recovery":
-			sums[needless] += cause.Seconds
-		case strings.HasSuffix(cause.Name, ": restore from backup"):
-			sums[restored] += cause.Seconds
-		case cause.Name == "every site at once" || o.Placement.Pattern == assess.Single:
-			waited += cause.Seconds
-		default:
-			sums[recovered] += cause.Seconds
-		}
+		sums[kindOf(cause.Name)] += cause.Seconds
 	}
-	alone := 0.0
-	for _, s := range o.Availability.Singles {
-		alone += s.Unavailable * year
-	}
-	fit := 1.0 // events overlap a little
-	if alone > waited && alone > 0 {
-		fit = waited / alone
-	}
-	for _, s := range o.Availability.Singles {
-		sums[s.Event] += s.Unavailable * year * fit
-	}
-	sums[together] += max(0, waited-alone)
-	var out []part
-	for _, name := range slices.Sorted(maps.Keys(sums)) {
-		if sums[name] > 0 {
-			out = append(out, part{name, sums[name]})
-		}
-	}
-	return out
+	return sums
 }
 
 // legend is what a colour stands for.
@@ -68,37 +52,38 @@ type legend struct{ Class, Name string }
 
 // causes stacks what today's downtime is made of, by service.
 func causes(r *assess.Report) (figurePair, []legend) {
-	sums := map[string]float64{}
+	sums, total := map[string]float64{}, 0.0
 	for i := range r.Services {
-		for _, p := range partsOf(&r.Services[i].Now) {
-			sums[p.name] += p.seconds
+		for name, seconds := range partsOf(&r.Services[i].Now) {
+			sums[name] += seconds
+			total += seconds
 		}
 	}
-	fixed := map[string]string{together: "c5", recovered: "c6", needless: "c7", restored: "c8", others: "c9"}
-	var events []string
+	classOf := map[string]string{together: "c6", needless: "c7", restored: "c8", crowded: "c9", others: "c10"}
+	var events, order []string
 	for _, name := range slices.Sorted(maps.Keys(sums)) {
-		if fixed[name] == "" {
+		if classOf[name] == "" {
 			events = append(events, name)
 		}
 	}
 	slices.SortStableFunc(events, func(a, b string) int { return cmp.Compare(sums[b], sums[a]) })
-	classOf, order := map[string]string{}, []string{}
-	var key []legend
+	rest := 0.0
 	for i, name := range events {
-		if i < named {
+		if i < named && sums[name] > visible*total {
 			classOf[name] = fmt.Sprintf("c%d", i)
-			key, order = append(key, legend{classOf[name], line(name)}), append(order, name)
+			order = append(order, name)
+			continue
+		}
+		rest += sums[name]
+	}
+	sums[others] = rest
+	var key []legend
+	for _, name := range append(order, others, together, crowded, needless, restored) {
+		if sums[name] > visible*total {
+			key = append(key, legend{classOf[name], line(name)})
 		}
 	}
-	if len(events) > named {
-		key, order = append(key, legend{fixed[others], others}), append(order, others)
-	}
-	for _, name := range []string{together, recovered, needless, restored} {
-		if sums[name] > 0 {
-			key, order = append(key, legend{fixed[name], name}), append(order, name)
-		}
-	}
-	maps.Copy(classOf, fixed)
+	order = append(order, others, together, crowded, needless, restored)
 	worst := slices.Clone(r.Services)
 	slices.SortStableFunc(worst, func(a, b assess.ServiceAnswer) int {
 		return cmp.Compare(b.Now.Availability.Downtime.V, a.Now.Availability.Downtime.V)
@@ -107,11 +92,11 @@ func causes(r *assess.Report) (figurePair, []legend) {
 	for i := range worst[:min(len(worst), maxBars)] {
 		s := &worst[i]
 		mine := map[string]float64{}
-		for _, p := range partsOf(&s.Now) {
-			if classOf[p.name] == "" {
-				p.name = others
+		for name, seconds := range partsOf(&s.Now) {
+			if classOf[name] == "" {
+				name = others
 			}
-			mine[p.name] += p.seconds
+			mine[name] += seconds
 		}
 		var stack []segment
 		for _, name := range order {

@@ -95,7 +95,13 @@ func (c *canvas) plans(r *assess.Report, x *scale, y func(assess.ParetoPoint) fl
 	for _, p := range order {
 		l.keepOff(x.at(p.CostYear), y(p))
 	}
+	seen := map[point]bool{}
 	for _, p := range order {
+		if at := (point{x.at(p.CostYear), y(p)}); seen[at] {
+			continue // everything single is today, where all is single
+		} else {
+			seen[at] = true
+		}
 		class, name := "plan", p.Name
 		switch {
 		case name == "today":
@@ -129,7 +135,7 @@ func (l *labels) place(x, y float64, text string) {
 	for _, at := range []struct {
 		dx, dy float64
 		anchor string
-	}{{8, 4, "start"}, {-8, 4, "end"}, {0, -9, "middle"}, {0, 17, "middle"}, {8, -7, "start"}, {8, 15, "start"}, {-8, -7, "end"}, {-8, 15, "end"}} {
+	}{{8, -7, "start"}, {8, 4, "start"}, {-8, 4, "end"}, {0, -9, "middle"}, {0, 17, "middle"}, {8, 15, "start"}, {-8, -7, "end"}, {-8, 15, "end"}} {
 		x1 := x + at.dx
 		switch at.anchor {
 		case "end":
@@ -236,9 +242,12 @@ func way(r *assess.Report) figurePair {
 		stops := []stop{{0, r.Today.Loss, "today", "today", true}}
 		spent, most, least := 0.0, 0.0, 0.0
 		for i, s := range r.Roadmap {
-			spent += 12*s.Month + s.Once/3
-			stops = append(stops, stop{spent, s.After.Loss, fmt.Sprint(i + 1), fmt.Sprintf("%d: %s: %s %s a year more than today, %s lost a year", i+1, s.Text, money(spent), r.Currency, money(s.After.Loss)), s.Worth})
-			most, least = max(most, spent), min(least, spent)
+			at := spent + 12*s.Month + s.Once/3
+			if s.Worth { // what is not worth it is weighed behind the last step that is, each on its own
+				spent = at
+			}
+			stops = append(stops, stop{at, s.After.Loss, fmt.Sprint(i + 1), fmt.Sprintf("%d: %s: %s %s a year more than today, %s lost a year", i+1, s.Text, money(at), r.Currency, money(s.After.Loss)), s.Worth})
+			most, least = max(most, at), min(least, at)
 		}
 		x := linear(least, most, c.left, c.right, ticksFor(w))
 		y := linear(0, r.Today.Loss, c.bottom, c.top, 5)
@@ -248,19 +257,15 @@ func way(r *assess.Report) figurePair {
 		if reach := min(x.to, r.Today.Loss); reach > 0 {
 			c.line(x.at(0), y.at(r.Today.Loss), x.at(reach), y.at(r.Today.Loss-reach), "even")
 		}
-		var pays, not []point
-		for i, s := range stops {
+		var pays []point
+		for _, s := range stops {
 			p := point{x.at(s.spent), y.at(s.loss)}
 			if s.worth {
 				pays = append(pays, p)
 				continue
 			}
-			if len(not) == 0 {
-				not = append(not, point{x.at(stops[i-1].spent), y.at(stops[i-1].loss)})
-			}
-			not = append(not, p)
+			c.path([]point{pays[len(pays)-1], p}, "curve beyond", false)
 		}
-		c.path(not, "curve beyond", false)
 		c.path(pays, "curve", false)
 		l := &labels{c: c}
 		for _, s := range stops {

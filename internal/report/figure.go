@@ -57,6 +57,9 @@ func significant(v float64, digits int) string {
 
 // money writes an amount shortly: 614, 25.2k, 1.37M.
 func money(v float64) string {
+	if v <= -.005 {
+		return "−" + money(-v)
+	}
 	switch abs := math.Abs(v); {
 	case abs < .005:
 		return "0"
@@ -79,7 +82,7 @@ func signed(v float64) string {
 	case v > 0:
 		return "+" + text
 	default:
-		return "−" + strings.TrimPrefix(text, "-")
+		return text
 	}
 }
 
@@ -91,7 +94,7 @@ func share(v float64) string {
 	}
 	places := 2
 	if u < .1 {
-		places = min(8, int(math.Ceil(-math.Log10(100*u)))+1)
+		places = min(8, int(math.Ceil(-math.Log10(100*u)-1e-6))+1)
 	}
 	text := strconv.FormatFloat(100*v, 'f', max(0, places), 64)
 	if math.Abs(100-100*v) < .5*math.Pow(10, -float64(places)) {

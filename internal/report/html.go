@@ -168,8 +168,8 @@ type serviceCard struct {
 
 func (p *page) serviceCard(s *assess.ServiceAnswer) serviceCard {
 	c := serviceCard{Name: line(s.Service), Label: line(s.Label), From: line(where(s.Now.Placement)), To: line(where(s.Proposed.Placement)), Purpose: line(s.Answer.Purpose),
-		Verdict: line(s.Answer.Text), Along: !s.Answer.Worth,
-		Rows: []outcomeRow{p.outcomeRow("Today", &s.Now), p.outcomeRow("Proposed", &s.Proposed)}}
+		Verdict: line(s.Answer.Text),
+		Rows:    []outcomeRow{p.outcomeRow("Today", &s.Now), p.outcomeRow("Proposed", &s.Proposed)}}
 	if option := chosen(s); option != nil {
 		n := p.number(signed(option.Net.V), option.Net.ID)
 		c.Net = &n
@@ -185,6 +185,9 @@ func (p *page) serviceCard(s *assess.ServiceAnswer) serviceCard {
 		c.Reasons = append(c.Reasons, line(reason))
 	}
 	c.Options = p.options(s)
+	if c.Along = !s.Answer.Worth; c.Along {
+		c.Verdict, c.Reasons, c.Flip = "On its own it would not be worth it.", nil, nil
+	}
 	return c
 }
 

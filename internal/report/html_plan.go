@@ -59,7 +59,7 @@ func (p *page) sites(r *assess.Report) {
 		s := &r.Sites[i]
 		id := "site." + s.Site + "."
 		c := siteCard{Name: line(s.Site), Text: line(s.Text), CanTakeOver: s.CanTakeOver, Lost: line(s.Day.Lost), Day: dayOf(s),
-			Unavailable: p.number(short(s.Unavailable.V, assess.Ratio), s.Unavailable.ID), PerYear: p.number(significant(s.PerYear.V, 3), s.PerYear.ID),
+			Unavailable: p.number(duration(s.Unavailable.V*year), s.Unavailable.ID), PerYear: p.number(significant(s.PerYear.V, 3), s.PerYear.ID),
 			Usual: p.number(percent(s.Load.Usual), id+"load"), AfterLoss: p.number(percent(s.Load.AfterLoss), id+"after-loss"), Hold: number{Text: money(s.Day.Cores)}}
 		if s.Load.AfterLoss > .9 {
 			c.AfterLoss.Tone = "warn"

@@ -190,16 +190,22 @@ func (t *writer) moving(r *assess.Report) {
 
 // simulated compares the two engines.
 func simulated(o *assess.Outcome) string {
-	sim := o.Availability.Simulated
+	sim, word := o.Availability.Simulated, "agrees"
+	lived := ""
+	if run := o.Availability.Run; run != nil {
+		lived = fmt.Sprintf("; %s lived through: down %s a year (%s to %s)", plural(run.Samples, "year", "years"), duration(run.Mean), duration(run.Low), duration(run.High))
+		if run.Refused != "" {
+			lived = "; years lived through: " + line(run.Refused)
+		}
+	}
 	exact := o.Availability.Structural.V
-	word := "agrees"
 	switch {
-	case sim.Hits < 30:
-		return fmt.Sprintf("simulation: %d failures in %d states, too few to say", sim.Hits, sim.Samples)
-	case exact < sim.Low || exact > sim.High:
+	case sim.Refused != "":
+		return "simulation: " + line(sim.Refused) + lived
+	case !sim.Holds(exact):
 		word = "does not agree"
 	}
-	return fmt.Sprintf("simulation %s: %.3g of the time nowhere to be served (99 %% interval %.3g to %.3g), exact %.3g", word, sim.Mean, sim.Low, sim.High, exact)
+	return fmt.Sprintf("simulation %s: nowhere to be served %s a year (99 %% interval %s to %s), exact %s", word, duration(sim.Mean*year), duration(sim.Low*year), duration(sim.High*year), duration(exact*year)) + lived
 }
 
 func (t *writer) staying(r *assess.Report) {

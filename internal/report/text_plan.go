@@ -43,7 +43,7 @@ func (t *writer) sites(r *assess.Report) {
 		}
 		t.line("  %s%s", left(line(s.Site), 20), role)
 		t.wrapped("    ", "    ", s.Text)
-		t.line("    down %s of the time, %s failures a year", figure(s.Unavailable.V, assess.Ratio, ""), significant(s.PerYear.V, 3))
+		t.line("    down %s a year, in %s failures", duration(s.Unavailable.V*year), significant(s.PerYear.V, 3))
 		var names []string
 		for _, p := range s.Singles {
 			names = append(names, p.Event)
