@@ -27,7 +27,8 @@ check: ## format, vet, lint, import rules
 	go tool staticcheck ./...
 	go test -count=1 -run 'TestImportDirection|TestPackageNames' .
 
-test: tools ## all tests, with the race detector
+test: ## all tests, with the race detector
+	@bash scripts/install-tools browser
 	CGO_ENABLED=1 go test -race -timeout 15m ./...
 	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
 

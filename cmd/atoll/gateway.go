@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/atollhq/atoll/internal/agent"
 	"github.com/atollhq/atoll/internal/gateway"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/spec"
@@ -96,16 +97,11 @@ func gatewayConfig(s *spec.Spec, site topo.SiteID, name string, id *pki.Identity
 			conf.Peers[other] = append(conf.Peers[other], addr)
 		}
 	}
-	conf.Agents = append(conf.Agents, gateway.Agent{Site: site, URL: "https://" + here.Agent.API, TLS: id.ClientTLS(site)})
-	for _, other := range s.FullSites() {
-		if other == site {
-			continue
+	sites := append([]topo.SiteID{site}, slices.DeleteFunc(s.FullSites(), func(other topo.SiteID) bool { return other == site })...)
+	for _, of := range sites { // its own agents first
+		for _, addr := range agent.APIAddrs(s, site, of) {
+			conf.Agents = append(conf.Agents, gateway.Agent{Site: of, URL: "https://" + addr, TLS: id.ClientTLS(of)})
 		}
-		addr := s.Sites[other].Agent.API
-		if r := here.Reach[other]; r != nil && r.AgentAPI != "" {
-			addr = r.AgentAPI
-		}
-		conf.Agents = append(conf.Agents, gateway.Agent{Site: other, URL: "https://" + addr, TLS: id.ClientTLS(other)})
 	}
 	return conf, nil
 }

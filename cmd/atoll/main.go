@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,8 +27,22 @@ func main() {
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "atoll:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(exitStatus(err))
 	}
+}
+
+// statusError is an error with an exit status of its own; any other ends with 1.
+type statusError struct {
+	error
+	status int
+}
+
+func exitStatus(err error) int {
+	var e *statusError
+	if errors.As(err, &e) {
+		return e.status
+	}
+	return 1
 }
 
 // cli holds what every subcommand shares.
@@ -46,12 +61,14 @@ func newRoot() *cobra.Command {
 		Long: `Atoll takes an HTTP service and its PostgreSQL database from one site to many, one step at a time.
 Users are routed to the site that owns their data, the sites' databases are kept in step, users are moved
 between sites without an error, and no two sites ever accept a write for the same key.`,
-		Example: `  atoll validate --sample > atoll.yaml      # a commented file to start from
+		Example: `  atoll assess estate.yaml                  # is it worth it, and where would it break?
+  atoll validate --sample > atoll.yaml      # a commented file to start from
   atoll validate                            # check it
   atoll ca init && atoll ca issue site a    # certificates: everything between sites is mTLS
   atoll apply --site a --dry-run            # what would change in the database of site a
   atoll up --site a                         # run the site's store, agent and gateways
   atoll switch --keyspace users --buckets 0-24 --to b
+  atoll failover --site a --dry-run         # could b take over from a now, and what would be lost?
   atoll lab demo                            # all of it on this machine`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -63,9 +80,10 @@ between sites without an error, and no two sites ever accept a write for the sam
 	flags.BoolVar(&c.json, "json", false, "print JSON")
 	flags.StringVar(&c.logFormat, "log-format", "text", "log as text or json, to stderr")
 	flags.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	root.AddGroup(&cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "try", Title: "Try:"})
+	root.AddGroup(&cobra.Group{ID: "plan", Title: "Plan:"}, &cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "try", Title: "Try:"})
 	for group, cmds := range map[string][]*cobra.Command{
-		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd()},
+		"plan":    {c.assess()},
+		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts()},
 		"run":     {c.up(), c.store(), c.agent(), c.gateway()},
 		"try":     {c.lab()},
 	} {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/atollhq/atoll/internal/agent"
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/spec"
@@ -31,36 +33,100 @@ func operatorFlags(cmd *cobra.Command) *operator {
 
 // client finds an agent that answers. The caller closes it.
 func (o *operator) client(ctx context.Context, s *spec.Spec) (*api.Client, error) {
-	if o.as == "" {
-		var err error
-		if o.as, err = onlyOperator(s.PKI); err != nil {
-			return nil, err
-		}
-	}
-	id, err := loadIdentity(s.PKI, o.as, s.Deployment)
-	if err != nil {
-		return nil, err
-	}
 	sites := s.FullSites()
 	if o.at != "" {
-		if at := s.Sites[topo.SiteID(o.at)]; at == nil || at.Witness {
-			return nil, fmt.Errorf("--at %s: agents run at the sites %v", o.at, sites)
+		if err := fullSite(s, "--at", o.at); err != nil {
+			return nil, err
 		}
 		sites = []topo.SiteID{topo.SiteID(o.at)}
 	}
 	var failures []error
 	for _, site := range sites {
-		c := api.NewClient(s.Sites[site].Agent.API, id.ClientTLS(site), nil)
-		try, cancel := context.WithTimeout(ctx, 3*time.Second)
-		_, err := c.Status(try, true)
-		cancel()
+		c, err := o.agentOf(ctx, s, site)
 		if err == nil {
 			return c, nil
 		}
-		c.Close()
-		failures = append(failures, fmt.Errorf("site %s: %w", site, err))
+		failures = append(failures, err)
 	}
 	return nil, fmt.Errorf("no agent answers; is `atoll up` running?\n%w", errors.Join(failures...))
+}
+
+// agentOf finds the agents of a site; of two, every call goes to the active one, else to one that answers. The caller
+// closes it.
+func (o *operator) agentOf(ctx context.Context, s *spec.Spec, site topo.SiteID) (*api.Client, error) {
+	id, err := o.identity(s)
+	if err != nil {
+		return nil, err
+	}
+	c := api.NewSiteClient(agent.APIAddrs(s, site, site), id.ClientTLS(site), nil)
+	try, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if _, err = c.ActiveStatus(try); err != nil && try.Err() == nil {
+		_, err = c.Status(try, true)
+	}
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("site %s: %w", site, err)
+	}
+	return c, nil
+}
+
+// reached is a site's agent, or why it was not reached.
+type reached struct {
+	site   topo.SiteID
+	client *api.Client
+	err    error
+}
+
+// everyone reaches for the agents of the sites, all at once. The caller closes them with closeAll.
+func (o *operator) everyone(ctx context.Context, s *spec.Spec, sites []topo.SiteID) ([]reached, error) {
+	if _, err := o.identity(s); err != nil {
+		return nil, err
+	}
+	out := make([]reached, len(sites))
+	var wg sync.WaitGroup
+	for i, site := range sites {
+		wg.Go(func() {
+			c, err := o.agentOf(ctx, s, site)
+			out[i] = reached{site, c, err}
+		})
+	}
+	wg.Wait()
+	var failures []error
+	for _, r := range out {
+		if r.err == nil {
+			return out, nil
+		}
+		failures = append(failures, r.err)
+	}
+	return nil, fmt.Errorf("no agent answers; is `atoll up` running?\n%w", errors.Join(failures...))
+}
+
+func closeAll(agents []reached) {
+	for _, r := range agents {
+		if r.client != nil {
+			r.client.Close()
+		}
+	}
+}
+
+func (o *operator) identity(s *spec.Spec) (*pki.Identity, error) {
+	as := o.as
+	if as == "" {
+		var err error
+		if as, err = onlyOperator(s.PKI); err != nil {
+			return nil, err
+		}
+	}
+	return loadIdentity(s.PKI, as, s.Deployment)
+}
+
+// fullSite checks the value of a flag.
+func fullSite(s *spec.Spec, flag, site string) error {
+	if is := s.Sites[topo.SiteID(site)]; is == nil || is.Witness {
+		return fmt.Errorf("%s %s: agents run at the sites %v", flag, site, s.FullSites())
+	}
+	return nil
 }
 
 func onlyOperator(dir string) (string, error) {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"maps"
+	"net"
 	"os"
 	"slices"
 
@@ -10,12 +12,26 @@ import (
 	"github.com/atollhq/atoll/internal/supervise"
 )
 
+// bindable tells whether an address is this machine's, by binding any port of it.
+func bindable(ctx context.Context, addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return err
+	}
+	return ln.Close()
+}
+
 func (c *cli) up() *cobra.Command {
 	var site string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "run everything of a site: store, agent, gateways",
 		Long: `Runs the processes of a site as supervised children of this one: what ends is started again, and all end with it.
+A standby_agent whose address is another machine's is left out: run atoll agent --standby there.
 For one process per unit or container run atoll store, agent and gateway by themselves.`,
 		Example: "  atoll up --site a",
 		Args:    cobra.NoArgs,
@@ -42,6 +58,13 @@ For one process per unit or container run atoll store, agent and gateway by them
 			}
 			if !here.Witness {
 				children = append(children, child("agent", "agent"))
+				if here.Standby != nil {
+					if err := bindable(cmd.Context(), here.Standby.API); err == nil {
+						children = append(children, child("standby agent", "agent", "--standby"))
+					} else {
+						log.Info("the standby agent is not started here: its address is not this machine's", "api", here.Standby.API, "error", err)
+					}
+				}
 				for _, name := range slices.Sorted(maps.Keys(here.Gateways)) {
 					children = append(children, child("gateway "+name, "gateway", "--name", name))
 				}

@@ -22,6 +22,10 @@ and latency counts from that moment. Nothing is sent twice.
 Each request becomes a JSON line of the history. Progress goes to stderr, a JSON line each second; a summary to
 stdout at the end. At SIGTERM it stops sending and waits for what is under way.
 
+With --registers, the last customers of the shop are left alone by all this. Each of them writes its address and reads
+it back in turn, one request at a time, and keeps to a gateway until that one fails: then it goes on to the next, of
+another site where there is one.
+
 failed counts requests that were let down: a 5xx, a broken connection, a time-out. unknown counts those of them that
 were writes and may have happened.`,
 		Example: "  tickets load --gateways a/g1=http://127.0.0.1:8080,b/g1=http://127.0.0.1:8180 --rate 150 --duration 60s --history out/history.jsonl",
@@ -59,6 +63,9 @@ were writes and may have happened.`,
 	flags.Float64Var(&cfg.Mix.Slow, "slow", 0, "share of requests that keep a transaction open (tickets serve --slow-endpoint)")
 	flags.IntVar(&cfg.Mix.SlowMillis, "slow-ms", 1500, "how long such a transaction stays open")
 	flags.Uint64Var(&cfg.Seed, "draw", 1, "seed of arrivals and choices")
+	flags.IntVar(&cfg.Registers, "registers", 0, "number of customers that only write and read back their address")
+	flags.DurationVar(&cfg.RegisterEvery, "register-every", 250*time.Millisecond, "how often each of them sends a request")
+	flags.DurationVar(&cfg.RegisterTimeout, "register-timeout", time.Second, "of one request of theirs")
 	shapeFlags(cmd, &cfg.Shape)
 	if err := cmd.MarkFlagRequired("gateways"); err != nil {
 		panic("BUG: " + err.Error())

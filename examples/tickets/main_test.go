@@ -23,6 +23,8 @@ func TestCommand_RefusesBadInput(t *testing.T) {
 		{"load", "--history", "/no/such/folder/h", "--gateways", "a/g1=http://127.0.0.1:1"},
 		{"load", "--history", "/dev/null", "--gateways", "a/g1=http://127.0.0.1:1", "--rate", "0"},
 		{"load", "--history", "/dev/null", "--gateways", "a/g1=http://127.0.0.1:1", "--writes", "1.5"},
+		{"load", "--history", "/dev/null", "--gateways", "a/g1=http://127.0.0.1:1", "--registers", "1000"},
+		{"load", "--history", "/dev/null", "--gateways", "a/g1=http://127.0.0.1:1", "--registers", "1", "--register-every", "0s"},
 		{"lod"},
 	} {
 		t.Setenv("BAD_DSN", "postgres://%zz")

@@ -1,6 +1,9 @@
 // Package agent assembles the agent of one site: it keeps the site's lease and fence, replicates from and to every
 // other full site, drives handovers, and serves operators, gateways and other agents. The main function is [Run].
 //
+// Of a site's two agents one is active: the one whose keeper has the site's lease. Links, appliers, the fence and
+// handovers are its business alone. The other one stands by: it answers status, streams views, and waits.
+//
 // It guarantees that the loss of anything around it (database, store, other sites) ends nothing but what depends on
 // that: without its database it still streams views and drives handovers, without the store it still replicates. It
 // holds no state of its own: the truth is in the store and in the databases, and an agent that was killed is simply
@@ -27,6 +30,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/control"
+	"github.com/atollhq/atoll/internal/dashboard"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/spec"
@@ -38,6 +42,7 @@ import (
 type Config struct {
 	Spec     *spec.Spec
 	Site     topo.SiteID
+	Standby  bool   // the site's second agent, at the addresses of standby_agent; which of the two is active, the lease says
 	DSN      string // of the agent's role
 	Identity *pki.Identity
 	Ready    func()       // called when the API listens; may be nil
@@ -48,6 +53,7 @@ type Config struct {
 type agent struct {
 	cfg         Config
 	site        topo.SiteID
+	addr        *spec.AgentAddr
 	tables      []postgres.TableSpec
 	incarnation string
 	previous    string // incarnation of an earlier run that is known to have ended
@@ -55,11 +61,14 @@ type agent struct {
 	store       *store.Client
 	hub         *control.Hub
 	controller  *control.Controller
+	page        *dashboard.Page
 	remote      map[topo.SiteID]*api.Client
+	sibling     *api.Client // the site's other agent; nil: it has one only
 	log         *slog.Logger
 
-	database atomic.Pointer[database] // nil while the database is away
-	why      atomic.Pointer[string]   // why it is away
+	kept     atomic.Pointer[kept]     // nil while the database is away
+	database atomic.Pointer[database] // what the active agent works with; nil while the database is away, or this agent stands by
+	why      atomic.Pointer[string]   // why the database is away
 }
 
 // Run is the agent of one site until ctx ends. Whatever is away is waited for; Run ends early only for what waiting
@@ -69,7 +78,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
 	}
-	unlock, previous, err := lockState(filepath.Join(cfg.Spec.State, "agent-"+string(cfg.Site)+".lock"), a.incarnation)
+	unlock, previous, err := lockState(filepath.Join(cfg.Spec.State, a.name()+".lock"), a.incarnation)
 	if err != nil {
 		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
 	}
@@ -79,13 +88,12 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
 	}
 	defer a.store.Close()
-	addr := cfg.Spec.Sites[cfg.Site].Agent
 	a.connect()
-	apiListener, err := listen(ctx, "API", addr.API)
+	apiListener, err := listen(ctx, "API", a.addr.API)
 	if err != nil {
 		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
 	}
-	linkListener, err := listen(ctx, "link", addr.Link)
+	linkListener, err := listen(ctx, "link", a.addr.Link)
 	if err != nil {
 		_ = apiListener.Close()
 		return fmt.Errorf("agent of site %s: %w", cfg.Site, err)
@@ -96,9 +104,9 @@ func Run(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// run starts everything and ends it in this order: first what others ask of this site (API, handovers, the watch of
-// the store), so that no new step begins; then what has the database (links, appliers), the keeper with it: it
-// releases the lease last. The fence stays as it is and closes at its moment, unless the next agent extends it.
+// run starts everything and ends it in this order: first what others ask of this site (API, the watch of the store), so
+// that no new step begins; then what has the database (handovers, links, appliers), the keeper with it: it releases the
+// lease last. The fence stays as it is and closes at its moment, unless the next agent extends it.
 func (a *agent) run(ctx context.Context, apiListener, linkListener net.Listener) error {
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopInner()
@@ -110,18 +118,21 @@ func (a *agent) run(ctx context.Context, apiListener, linkListener net.Listener)
 
 	outer, outerCtx := errgroup.WithContext(ctx)
 	outer.Go(func() error { return a.server().Serve(outerCtx, apiListener) })
-	outer.Go(func() error { return a.controller.Run(outerCtx) })
 	outer.Go(func() error { return a.watchStore(outerCtx) })
+	outer.Go(func() error { return a.servePage(outerCtx) })
 	if a.cfg.Ready != nil {
 		a.cfg.Ready()
 	}
-	a.log.Info("agent started", "incarnation", a.incarnation, "api", apiListener.Addr(), "link", linkListener.Addr())
+	a.log.Info("agent started", "incarnation", a.incarnation, "standby", a.cfg.Standby, "api", apiListener.Addr(), "link", linkListener.Addr())
 	err := outer.Wait()
+	stopInner()
+	<-data
 	for _, c := range a.remote {
 		c.Close()
 	}
-	stopInner()
-	<-data
+	if a.sibling != nil {
+		a.sibling.Close()
+	}
 	a.log.Info("agent stopped", "cause", err)
 	return err
 }
@@ -133,6 +144,8 @@ func newAgent(cfg Config) (*agent, error) {
 		return nil, fmt.Errorf("the spec has no such site; it has %v", cfg.Spec.SiteIDs())
 	case site.Witness || site.Agent == nil || site.Database == nil:
 		return nil, errors.New("it is a witness: it has a store member and no agent; run `atoll store` there")
+	case cfg.Standby && site.Standby == nil:
+		return nil, errors.New("the spec names no standby_agent for it")
 	}
 	if self, isSite := cfg.Identity.Self().Site(); !isSite || self != cfg.Site {
 		return nil, fmt.Errorf("the certificate is of %s", cfg.Identity.Self())
@@ -143,17 +156,34 @@ func newAgent(cfg Config) (*agent, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &agent{cfg: cfg, site: cfg.Site, tables: Tables(cfg.Spec), incarnation: uuid.NewString(), since: time.Now(),
+	a := &agent{cfg: cfg, site: cfg.Site, addr: site.Agent, tables: Tables(cfg.Spec), incarnation: uuid.NewString(), since: time.Now(),
 		hub: control.NewHub(), remote: map[topo.SiteID]*api.Client{}, log: cfg.Log.With("site", cfg.Site)}
+	if cfg.Standby {
+		a.addr = site.Standby
+	}
+	a.page = dashboard.New(dashboard.Config{Status: a.status, Logger: a.log})
 	return a, nil
+}
+
+// name tells the two agents of a site apart.
+func (a *agent) name() string {
+	if a.cfg.Standby {
+		return "agent-" + string(a.site) + "-standby"
+	}
+	return "agent-" + string(a.site)
 }
 
 // connect makes the controller, with a client for every other full site; nothing is dialled before it is needed.
 func (a *agent) connect() {
 	sites := map[topo.SiteID]control.Site{a.site: localSite{a}}
 	for _, other := range a.others() {
-		a.remote[other] = api.NewClient(APIAddr(a.cfg.Spec, a.site, other), a.cfg.Identity.ClientTLS(other), nil)
+		a.remote[other] = api.NewSiteClient(APIAddrs(a.cfg.Spec, a.site, other), a.cfg.Identity.ClientTLS(other), nil)
 		sites[other] = a.remote[other]
+	}
+	for _, addr := range APIAddrs(a.cfg.Spec, a.site, a.site) {
+		if addr != a.addr.API {
+			a.sibling = api.NewClient(addr, a.cfg.Identity.ClientTLS(a.site), nil)
+		}
 	}
 	a.controller = control.New(control.Config{Site: a.site, Incarnation: a.incarnation, Store: a.store, Sites: sites,
 		Bounds: bounds(a.cfg.Spec), Logger: a.log})
@@ -162,7 +192,7 @@ func (a *agent) connect() {
 func (a *agent) server() *control.Server {
 	return control.NewServer(control.ServerConfig{
 		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a},
-		Status: a.status, Deadline: a.deadline, Logger: a.log,
+		Status: a.status, Deadline: a.deadline, Standby: a.standby, Conflicts: conflictLog{a.cfg.DSN}, Page: a.page, Logger: a.log,
 	})
 }
 

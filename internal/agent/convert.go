@@ -53,18 +53,29 @@ func StoreConfig(s *spec.Spec, site topo.SiteID, id *pki.Identity, log *slog.Log
 	return conf
 }
 
-// APIAddr is where the processes of one site reach another's agent.
-func APIAddr(s *spec.Spec, from, to topo.SiteID) string {
-	return reached(reach(s, from, to).AgentAPI, s.Sites[to].Agent.API)
+// APIAddrs is where the processes of one site reach another's agents, or their own: one address, or two where the site
+// has a standby agent.
+func APIAddrs(s *spec.Spec, from, to topo.SiteID) []string {
+	r := reach(s, from, to)
+	return both(s.Sites[to], r.AgentAPI, r.StandbyAPI, func(a *spec.AgentAddr) string { return a.API })
 }
 
-// LinkAddr is where one site's agent reaches another's for a link.
-func LinkAddr(s *spec.Spec, from, to topo.SiteID) string {
-	return reached(reach(s, from, to).Link, s.Sites[to].Agent.Link)
+// LinkAddrs is where one site's agent reaches another's agents for a link.
+func LinkAddrs(s *spec.Spec, from, to topo.SiteID) []string {
+	r := reach(s, from, to)
+	return both(s.Sites[to], r.Link, r.StandbyLink, func(a *spec.AgentAddr) string { return a.Link })
+}
+
+func both(site *spec.Site, agent, standby string, of func(*spec.AgentAddr) string) []string {
+	out := []string{reached(agent, of(site.Agent))}
+	if site.Standby != nil {
+		out = append(out, reached(standby, of(site.Standby)))
+	}
+	return out
 }
 
 func reach(s *spec.Spec, from, to topo.SiteID) spec.Reach {
-	if r := s.Sites[from].Reach[to]; r != nil {
+	if r := s.Sites[from].Reach[to]; r != nil && from != to {
 		return *r
 	}
 	return spec.Reach{}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -21,7 +22,13 @@ import (
 
 const databaseRetry = time.Second
 
-// database is what the agent has while its database is there.
+// kept is what an agent has while its database is there, also while it stands by.
+type kept struct {
+	fence  *postgres.Fence
+	keeper *lease.Keeper
+}
+
+// database is what the active agent has besides.
 type database struct {
 	fence    *postgres.Fence
 	recorded *recorded
@@ -34,23 +41,14 @@ type database struct {
 
 // keepDatabase works with the database until ctx ends. A database that is away, not prepared or the wrong one is tried
 // again: the agent never ends because of it, and the lease is not renewed meanwhile. ln is for links; it is closed at
-// the end.
+// the end. Whoever wants a link while this agent is not active is told so.
 func (a *agent) keepDatabase(ctx context.Context, ln net.Listener) {
-	defer func() {
-		if ln != nil {
-			_ = ln.Close()
-		}
-	}()
-	links := func() (net.Listener, error) { // serving closes its listener
-		held := ln
-		if ln = nil; held != nil {
-			return held, nil
-		}
-		return listen(ctx, "link", a.cfg.Spec.Sites[a.site].Agent.Link)
-	}
+	d := &door{agent: a, ln: ln}
+	d.refuse(ctx)
+	defer d.close()
 	said := ""
 	for {
-		err := a.withDatabase(ctx, links)
+		err := a.withDatabase(ctx, d)
 		if ctx.Err() != nil {
 			return
 		}
@@ -69,21 +67,47 @@ func (a *agent) keepDatabase(ctx context.Context, ln net.Listener) {
 
 // withDatabase is the scope of everything that has the database. It returns when ctx ends or a part fails; nothing of
 // it runs any more then.
-func (a *agent) withDatabase(ctx context.Context, links func() (net.Listener, error)) error {
+func (a *agent) withDatabase(ctx context.Context, d *door) error {
 	fence, err := postgres.OpenFence(ctx, a.cfg.DSN, a.site)
 	if err != nil {
 		return err
 	}
 	defer fence.Close()
-	rec := &recorded{dsn: a.cfg.DSN}
-	defer rec.close()
-	applied, err := replicate.LoadApplied(ctx, a.site, rec)
+	policy := a.cfg.Spec.Policies.Lease
+	keeper, err := lease.New(lease.Config{Site: a.site, Store: a.store, Fence: fence, Duration: policy.Duration, Margin: policy.Margin, W: policy.W,
+		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log})
 	if err != nil {
 		return err
 	}
-	policy := a.cfg.Spec.Policies.Lease
-	keeper, err := lease.New(lease.Config{Site: a.site, Store: a.store, Fence: fence, Duration: policy.Duration, Margin: policy.Margin,
-		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log})
+	k := &kept{fence, keeper}
+	a.kept.Store(k)
+	defer a.kept.Store(nil)
+	a.log.Info("the database is there")
+	parts, ctx := errgroup.WithContext(ctx)
+	parts.Go(func() error {
+		return keeper.Run(ctx, func(active context.Context) error {
+			ln, err := d.open(ctx)
+			if err != nil {
+				return err
+			}
+			defer d.refuse(ctx)
+			return a.active(active, k, ln)
+		})
+	})
+	parts.Go(func() error { return a.passOpened(ctx, keeper) })
+	if err := parts.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// active is what this agent does while it has the site's lease, and nowhere else: it drives handovers, hands its
+// changes to other sites and takes theirs. A part that fails ends them all; the scope is entered again.
+func (a *agent) active(ctx context.Context, k *kept, ln net.Listener) error {
+	defer ln.Close()
+	rec := &recorded{dsn: a.cfg.DSN}
+	defer rec.close()
+	applied, err := replicate.LoadApplied(ctx, a.site, rec) // only now: another agent may have applied until a moment ago
 	if err != nil {
 		return err
 	}
@@ -92,26 +116,22 @@ func (a *agent) withDatabase(ctx context.Context, links func() (net.Listener, er
 		return err
 	}
 	defer relay.Close()
-	ln, err := links()
-	if err != nil {
-		return err
-	}
-	db := &database{fence: fence, recorded: rec, keeper: keeper, applied: applied, relay: relay, follows: map[topo.SiteID]*replicate.Follow{}}
+	db := &database{fence: k.fence, recorded: rec, keeper: k.keeper, applied: applied, relay: relay, follows: map[topo.SiteID]*replicate.Follow{}}
 	db.serve = a.serving(db)
 	for _, origin := range a.others() {
 		db.follows[origin] = a.following(db, origin)
 	}
 	a.database.Store(db)
 	defer a.database.Store(nil)
-	a.log.Info("the database is there")
+	a.log.Info("active: this agent has the site's lease")
+	defer a.log.Info("not active any more")
 
-	parts, ctx := errgroup.WithContext(ctx) // one that fails ends them all; the scope is entered again
-	parts.Go(func() error { return keeper.Run(ctx) })
+	parts, ctx := errgroup.WithContext(ctx)
+	parts.Go(func() error { return a.controller.Run(ctx) })
 	parts.Go(func() error { return db.serve.Run(ctx, ln) })
 	for _, f := range db.follows {
 		parts.Go(func() error { return f.Run(ctx) })
 	}
-	parts.Go(func() error { return a.passOpened(ctx, keeper) })
 	if err := parts.Wait(); err != nil {
 		return err
 	}
@@ -127,6 +147,9 @@ func (a *agent) serving(db *database) *replicate.Serve {
 	return &replicate.Serve{
 		Site: a.site, Deployment: a.cfg.Spec.Deployment, Identity: a.cfg.Identity, Applied: db.applied, Logger: a.log,
 		Open: func(ctx context.Context, target topo.SiteID) (replicate.Source, error) {
+			if err := db.keeper.Differs(); err != nil {
+				return nil, fmt.Errorf("nothing is handed on: %w", err)
+			}
 			if !slices.Contains(a.others(), target) {
 				return nil, fmt.Errorf("site %s is not in the spec of site %s, or has no database", target, a.site)
 			}
@@ -152,8 +175,9 @@ func opened(c *postgres.Capture, err error) (replicate.Source, error) {
 }
 
 func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
+	addrs := append(LinkAddrs(a.cfg.Spec, a.site, origin), "")
 	return &replicate.Follow{
-		Site: a.site, Origin: origin, Deployment: a.cfg.Spec.Deployment, Addr: LinkAddr(a.cfg.Spec, a.site, origin), Identity: a.cfg.Identity,
+		Site: a.site, Origin: origin, Deployment: a.cfg.Spec.Deployment, Addr: addrs[0], Standby: addrs[1], Identity: a.cfg.Identity,
 		CopyFrom: origin == a.cfg.Spec.Seed, Applied: db.applied, Relay: db.relay, Logger: a.log,
 		Others: slices.DeleteFunc(a.others(), func(s topo.SiteID) bool { return s == origin }),
 		Open: func(ctx context.Context) (replicate.Sink, error) {
@@ -181,13 +205,29 @@ func (a *agent) passOpened(ctx context.Context, keeper *lease.Keeper) error {
 	}
 }
 
-// deadline is until when this site may accept writes.
+// deadline is until when this site may accept writes, by this agent's leave.
 func (a *agent) deadline() (time.Time, bool) {
-	db := a.database.Load()
-	if db == nil {
+	k := a.kept.Load()
+	if k == nil {
 		return time.Time{}, false
 	}
-	return db.keeper.Deadline()
+	return k.keeper.Deadline()
+}
+
+// standby says why this agent is not the site's active one; nil if it is.
+func (a *agent) standby() error {
+	if a.database.Load() != nil {
+		return nil
+	}
+	k := a.kept.Load()
+	if k == nil {
+		return errors.New("the database is away: " + a.whyAway())
+	}
+	st := k.keeper.Status()
+	if st.Doing == "standby" {
+		return errors.New("this agent stands by: another agent of the site has its lease")
+	}
+	return fmt.Errorf("this agent does not have the site's lease yet (%s): %s", st.Doing, orNone(st.Problem))
 }
 
 // recorded is what the database says of its own progress, over one connection that is made anew when it breaks.

@@ -279,6 +279,11 @@ func (s localSite) active() (*database, error) {
 }
 
 func (a *agent) whyAway() string {
+	if a.kept.Load() != nil {
+		if err := a.standby(); err != nil {
+			return err.Error()
+		}
+	}
 	if why := a.why.Load(); why != nil {
 		return *why
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/replicate"
 	"github.com/atollhq/atoll/topo"
 )
@@ -39,7 +40,7 @@ func (a *agent) status(ctx context.Context, self bool) api.Status {
 	st.Sites = make([]api.SiteStatus, len(sites))
 	for i, site := range sites {
 		if site == a.site {
-			st.Sites[i] = a.selfStatus(ctx)
+			wg.Go(func() { st.Sites[i] = a.ownStatus(ctx, self) })
 			continue
 		}
 		wg.Go(func() { st.Sites[i] = askStatus(ctx, site, a.remote[site]) })
@@ -49,10 +50,27 @@ func (a *agent) status(ctx context.Context, self bool) api.Status {
 	return st
 }
 
+// ownStatus is this site's: this agent's own, or while it stands by and another agent of the site is active, that
+// one's.
+func (a *agent) ownStatus(ctx context.Context, self bool) api.SiteStatus {
+	if a.sibling != nil && !self && a.standby() != nil {
+		ctx, cancel := context.WithTimeout(ctx, askBound)
+		defer cancel()
+		if theirs, err := a.sibling.ActiveStatus(ctx); err == nil && len(theirs.Sites) == 1 {
+			return theirs.Sites[0]
+		}
+	}
+	return a.selfStatus(ctx)
+}
+
+// askStatus asks a site's active agent, and where there is none, whoever answers.
 func askStatus(ctx context.Context, site topo.SiteID, client *api.Client) api.SiteStatus {
 	ctx, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
-	theirs, err := client.Status(ctx, true)
+	theirs, err := client.ActiveStatus(ctx)
+	if err != nil && ctx.Err() == nil {
+		theirs, err = client.Status(ctx, true)
+	}
 	for _, s := range theirs.Sites {
 		if s.Site == site {
 			return s
@@ -64,34 +82,60 @@ func askStatus(ctx context.Context, site topo.SiteID, client *api.Client) api.Si
 	return api.SiteStatus{Site: site, Error: err.Error()}
 }
 
-// selfStatus is this site's own.
+// selfStatus is this agent's own.
 func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
-	s := api.SiteStatus{Site: a.site, Agent: a.incarnation, Since: a.since.UTC(), Gateways: a.hub.Gateways()}
+	s := api.SiteStatus{Site: a.site, Agent: a.incarnation, Since: a.since.UTC(), Gateways: a.hub.Gateways(), Standby: a.database.Load() == nil}
+	s.Lease.DurationMS = a.cfg.Spec.Policies.Lease.Duration.Milliseconds()
 	if o, ok := a.hub.Ownership(); ok {
 		s.Version = o.Version
 	}
-	db := a.database.Load()
-	if db == nil {
+	k := a.kept.Load()
+	if k == nil {
 		s.Database.Error = a.whyAway()
 		return s
 	}
-	if deadline, live := db.keeper.Deadline(); live {
-		s.Lease = api.LeaseStatus{Live: true, RemainingMS: time.Until(deadline).Milliseconds()}
+	if deadline, live := k.keeper.Deadline(); live {
+		s.Lease.Live, s.Lease.RemainingMS = true, time.Until(deadline).Milliseconds()
 	}
-	s.Opened = db.keeper.OpenedVersion()
+	s.Opened = k.keeper.OpenedVersion()
+	st := k.keeper.Status()
+	s.Keeper = &api.KeeperStatus{Doing: st.Doing, WMS: a.cfg.Spec.Policies.Lease.W.Milliseconds(), WritersEnded: st.WritersEnded,
+		WritersLeft: st.WritersLeft, Clock: st.Clock, Rebuild: st.Rebuild}
 	ctx, cancel := context.WithTimeout(ctx, askBound/2)
 	defer cancel()
-	if id, err := db.fence.Identity(ctx); err != nil {
+	if id, err := k.fence.Identity(ctx); err != nil {
 		s.Database.Error = err.Error()
 	} else {
 		s.Database.Connected, s.Database.Identity = true, id.String()
 	}
 	if s.Database.Error == "" {
-		s.Database.Error = db.keeper.Status().Problem
+		s.Database.Error = st.Problem
 	}
+	if db := a.database.Load(); db != nil {
+		s.Links = db.links(a.site)
+		if err := markHalts(ctx, k.fence, s.Links, a.site); err != nil && s.Database.Error == "" {
+			s.Database.Error = err.Error()
+		}
+	}
+	return s
+}
+
+// markHalts says which links to this site are stopped for a failover.
+func markHalts(ctx context.Context, fence *postgres.Fence, links []api.LinkStatus, here topo.SiteID) error {
+	halts, err := fence.Halts(ctx)
+	for i, l := range links {
+		if l.Target == here {
+			links[i].Halted = halts[l.Origin]
+		}
+	}
+	return err
+}
+
+// links are the streams of changes to and from this site.
+func (db *database) links(here topo.SiteID) (out []api.LinkStatus) {
 	for _, origin := range sortedKeys(db.follows) {
 		st := db.follows[origin].State()
-		l := api.LinkStatus{Origin: origin, Target: a.site, Connected: st.Phase == replicate.Streaming, State: string(st.Phase),
+		l := api.LinkStatus{Origin: origin, Target: here, Connected: st.Phase == replicate.Streaming, State: string(st.Phase),
 			Position: uint64(st.Position), LagMS: -1}
 		if st.LagKnown {
 			l.LagMS = st.Lag.Milliseconds()
@@ -99,12 +143,12 @@ func (a *agent) selfStatus(ctx context.Context) api.SiteStatus {
 		if !l.Connected {
 			l.Error = st.Err
 		}
-		s.Links = append(s.Links, l)
+		out = append(out, l)
 	}
 	for _, t := range db.serve.State() {
-		s.Links = append(s.Links, api.LinkStatus{Origin: a.site, Target: t.Target, Connected: t.Connected, Position: uint64(t.Flushed), LagMS: -1, Error: t.Err})
+		out = append(out, api.LinkStatus{Origin: here, Target: t.Target, Connected: t.Connected, Position: uint64(t.Flushed), LagMS: -1, Error: t.Err})
 	}
-	return s
+	return out
 }
 
 // ownershipStatus sums a document up.
@@ -143,6 +187,25 @@ func ownershipStatus(o topo.Ownership) *api.OwnershipStatus {
 		slices.SortFunc(k.Moving, func(a, b api.MovingStatus) int { return strings.Compare(string(a.Handover), string(b.Handover)) })
 		out.Keyspaces = append(out.Keyspaces, k)
 	}
+	out.Unsettled = unsettled(o)
+	return out
+}
+
+// unsettled lists the failovers whose lost site is not settled, with who owns now what was taken.
+func unsettled(o topo.Ownership) []api.UnsettledStatus {
+	var out []api.UnsettledStatus
+	for _, c := range o.Cuts() {
+		cut := c.Range.Cut
+		same := func(u api.UnsettledStatus) bool {
+			return u.Handover == cut.Handover && u.Site == cut.From && u.Owner == c.Range.Owner
+		}
+		i := slices.IndexFunc(out, same)
+		if i < 0 {
+			i = len(out)
+			out = append(out, api.UnsettledStatus{Handover: cut.Handover, Site: cut.From, Owner: c.Range.Owner, Position: cut.Position})
+		}
+		out[i].Buckets += int(c.Range.Last) - int(c.Range.First) + 1
+	}
 	return out
 }
 
@@ -160,20 +223,33 @@ func problems(st api.Status) []string {
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if st.Ownership == nil {
 		add("the ownership document is not known yet")
+	} else {
+		for _, u := range st.Ownership.Unsettled {
+			add("site %s was lost in failover %s and has not returned as an equal: %s owns %d bucket(s) of it, and what %s committed beyond the cut is not decided yet",
+				u.Site, u.Handover, u.Owner, u.Buckets, u.Site)
+		}
 	}
 	for _, s := range st.Sites {
 		if s.Error != "" {
 			add("site %s: %s", s.Site, s.Error)
 			continue
 		}
-		if !s.Lease.Live {
+		if s.Keeper != nil && s.Keeper.Doing == "standby" {
+			add("site %s: the agent that answers stands by, and no active one does", s.Site)
+		} else if !s.Lease.Live {
 			add("site %s: its lease is not in force, it accepts no writes", s.Site)
 		}
 		if s.Database.Error != "" {
 			add("site %s: database: %s", s.Site, s.Database.Error)
 		}
+		if s.Keeper != nil && s.Keeper.WritersLeft != "" {
+			add("site %s: transactions outlive the lease: %s", s.Site, s.Keeper.WritersLeft)
+		}
 		for _, l := range s.Links {
-			if !l.Connected && l.Target == s.Site {
+			switch {
+			case l.Halted != "":
+				add("site %s applies nothing more of %s, for failover %s", s.Site, l.Origin, l.Halted)
+			case !l.Connected && l.Target == s.Site:
 				add("site %s: no changes come from %s (%s): %s", s.Site, l.Origin, l.State, orNone(l.Error))
 			}
 		}

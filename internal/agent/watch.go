@@ -78,11 +78,11 @@ func (a *agent) observe(ctx context.Context, documents <-chan topo.Ownership) {
 	for {
 		select {
 		case o := <-documents:
-			db := a.database.Load()
-			if db == nil {
+			k := a.kept.Load()
+			if k == nil {
 				continue // its keeper reads the document with its first renewal
 			}
-			if err := db.keeper.Observe(ctx, o); err != nil && !errors.Is(err, lease.ErrNotActive) && ctx.Err() == nil {
+			if err := k.keeper.Observe(ctx, o); err != nil && !errors.Is(err, lease.ErrNotActive) && ctx.Err() == nil {
 				a.log.Warn("not all that the ownership gives this site is open; the next renewal tries again", "error", err)
 			}
 		case <-ctx.Done():

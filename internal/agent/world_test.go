@@ -29,6 +29,9 @@ import (
 var second *pgserver.Server
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childSpec) != "" {
+		os.Exit(runChild())
+	}
 	os.Exit(func() int {
 		dir, err := pgserver.TempDir()
 		if err == nil {
@@ -50,6 +53,8 @@ func TestMain(m *testing.M) {
 // world is two full sites with their databases, and a store of one member, all real, on loopback.
 type world struct {
 	t      *testing.T
+	dir    string
+	text   string // of spec
 	spec   *spec.Spec
 	sites  map[topo.SiteID]*site
 	people *api.Client // an operator, at a's agent
@@ -103,7 +108,7 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	w := &world{t: t, spec: s, sites: map[topo.SiteID]*site{}}
+	w := &world{t: t, dir: dir, text: text, spec: s, sites: map[topo.SiteID]*site{}}
 	w.startStore(dir)
 	for id, server := range map[topo.SiteID]*pgserver.Server{"a": pgserver.Shared(t), "b": second} {
 		w.sites[id] = w.newSite(id, server)

@@ -6,13 +6,13 @@
 //
 //	GET  /v1/view?gateway=NAME       stream of ViewUpdate, one JSON document per line
 //	POST /v1/view/ack                ViewAck → LeaseState
-//	GET  /v1/status                  Status; ?self=1 leaves the other sites out
+//	GET  /v1/status                  Status; ?self=1 leaves the other sites out, &active=1 asks the active agent only
 //	POST /v1/switches                SwitchRequest → SwitchAnswer
 //	GET  /v1/handovers?limit=N       HandoverList, newest first
 //	GET  /v1/handovers/ID?wait=30s   Handover; waits until it is over, at most that long
 //	POST /v1/failovers               FailoverRequest → FailoverAnswer; at the agent of the site that takes over
 //	GET  /v1/explain?site=NAME       Explanation: why there was a failover, or none
-//	GET  /v1/conflicts?limit=N…      ConflictList of this agent's database, newest first
+//	GET  /v1/conflicts?limit=N       ConflictList of this agent's database, newest first; &before=ID, &table=, &handover=
 //	GET  /v1/conflicts/ID            Conflict
 //	POST /v1/site/ready              ReadyRequest → ReadyAnswer
 //	POST /v1/site/settled            SettleRequest → SettleAnswer

@@ -59,6 +59,11 @@ func (c *Client) Status(ctx context.Context, self bool) (Status, error) {
 	return call[Status](ctx, c, http.MethodGet, path, nil)
 }
 
+// ActiveStatus is what a site's active agent knows of its own site; an agent that stands by refuses.
+func (c *Client) ActiveStatus(ctx context.Context) (Status, error) {
+	return call[Status](ctx, c, http.MethodGet, "/v1/status?self=1&active=1", nil)
+}
+
 // Switch starts a switch, or with DryRun asks whether it would start. A refusal is an *Error with CodeRefused.
 func (c *Client) Switch(ctx context.Context, r SwitchRequest) (SwitchAnswer, error) {
 	return call[SwitchAnswer](ctx, c, http.MethodPost, "/v1/switches", r)

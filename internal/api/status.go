@@ -22,6 +22,17 @@ type OwnershipStatus struct {
 	Generation uint64           `json:"generation"`
 	Version    uint64           `json:"version"`
 	Keyspaces  []KeyspaceStatus `json:"keyspaces"`
+	// Unsettled are the failovers whose lost site has not come back as an equal: until then it may own nothing more.
+	Unsettled []UnsettledStatus `json:"unsettled,omitempty"`
+}
+
+// UnsettledStatus is the tail that a failover left: what a lost site committed beyond the cut, not decided yet.
+type UnsettledStatus struct {
+	Handover topo.HandoverID `json:"handover"`
+	Site     topo.SiteID     `json:"site"`    // that was lost, and may be returning
+	Owner    topo.SiteID     `json:"owner"`   // of buckets that were the lost site's, now
+	Buckets  int             `json:"buckets"` // of all keyspaces
+	Position uint64          `json:"position"`
 }
 
 // KeyspaceStatus says where the buckets of a keyspace are.
@@ -53,7 +64,9 @@ type MovingStatus struct {
 type SiteStatus struct {
 	Site     topo.SiteID     `json:"site"`
 	Error    string          `json:"error,omitempty"`
-	Agent    string          `json:"agent,omitempty"` // incarnation, new with each start
+	Agent    string          `json:"agent,omitempty"`   // incarnation, new with each start
+	Standby  bool            `json:"standby,omitempty"` // it does not keep the site's lease: another agent of the site does, or nobody
+	Keeper   *KeeperStatus   `json:"keeper,omitempty"`
 	Since    time.Time       `json:"since,omitzero"`
 	Lease    LeaseStatus     `json:"lease"`
 	Database DatabaseStatus  `json:"database"`
@@ -63,10 +76,22 @@ type SiteStatus struct {
 	Gateways []GatewayStatus `json:"gateways,omitempty"`
 }
 
+// KeeperStatus is what the agent's keeper of lease and fence does.
+type KeeperStatus struct {
+	Doing string `json:"doing"`
+	WMS   int64  `json:"w_ms"` // once the lease has run out, application transactions are ended within this time
+	// WritersEnded counts those that were, since the start; WritersLeft says which could not be, and what is missing.
+	WritersEnded int    `json:"writers_ended,omitempty"`
+	WritersLeft  string `json:"writers_left,omitempty"`
+	Clock        string `json:"clock,omitempty"`   // the last step of the database's clock
+	Rebuild      bool   `json:"rebuild,omitempty"` // the database was adopted in the place of another, and is not settled yet
+}
+
 // LeaseStatus is how long the site may go on accepting writes.
 type LeaseStatus struct {
 	Live        bool  `json:"live"`
 	RemainingMS int64 `json:"remaining_ms"`
+	DurationMS  int64 `json:"duration_ms,omitempty"` // as declared; a renewal makes the remaining time jump to it
 }
 
 // DatabaseStatus is whether the agent reaches its database.
@@ -85,6 +110,8 @@ type LinkStatus struct {
 	Position  uint64      `json:"position,omitempty"` // applied at the target
 	LagMS     int64       `json:"lag_ms"`             // at the target; -1 is unknown
 	Error     string      `json:"error,omitempty"`
+	// Halted names a failover from the origin for which the target applies nothing more of it, until the cut is recorded.
+	Halted topo.HandoverID `json:"halted,omitempty"`
 }
 
 // GatewayStatus is a gateway of the reporting site.

@@ -19,6 +19,9 @@ type ViewUpdate struct {
 	// of the owner's site holds writes of a bucket that a newer document brought here until this reaches that
 	// document's version: the document is committed a moment before the fence opens.
 	OpenedVersion uint64 `json:"opened_version,omitempty"`
+	// Standby: the agent that sends is not the active one of its site. It passes the document on, and knows nothing of
+	// the fence: a gateway of the site looks for the active agent.
+	Standby bool `json:"standby,omitempty"`
 }
 
 // ViewAck is the body of POST /v1/view/ack: a gateway sends it after it applied a view, when a count in InFlight

@@ -40,6 +40,9 @@ func Assess(e *Estate, o Options) (*Report, error) {
 	if r.Sites, err = v.siteAnswers(r.Book); err != nil {
 		return nil, err
 	}
+	if err = v.trace(r, plans); err != nil {
+		return nil, err
+	}
 	r.Doubts = d.doubts()
 	if o.Simulate {
 		if err := r.simulate(e, o); err != nil {

@@ -32,23 +32,13 @@ func Load(path string) (*Estate, error) {
 
 // Read is Load for a file that is open; name stands for it in errors.
 func Read(name string, r io.Reader) (*Estate, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	body, err := document(name, r, "an estate", "`atoll assess new` writes one to start from")
 	if err != nil {
-		return nil, fmt.Errorf("read the estate: %w", err)
-	}
-	if len(data) > maxFile {
-		return nil, Problems{{name, 1, 1, fmt.Sprintf("larger than %d MiB; not an estate", maxFile>>20), ""}}
-	}
-	file, problem := parse(name, data)
-	if problem != nil {
-		return nil, Problems{*problem}
-	}
-	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
-		return nil, Problems{{name, 1, 1, "want exactly one YAML document", "`atoll assess new` writes one to start from"}}
+		return nil, err
 	}
 	e := &Estate{File: name}
 	d := &decoder{file: name, where: places{}, budget: maxNodes}
-	d.value(file.Docs[0].Body, reflect.ValueOf(e).Elem(), "", "")
+	d.value(body, reflect.ValueOf(e).Elem(), "", "")
 	e.where = d.where
 	if len(d.problems) == 0 {
 		d.problems = e.check()
@@ -58,6 +48,25 @@ func Read(name string, r io.Reader) (*Estate, error) {
 	}
 	e.fill()
 	return e, nil
+}
+
+// document reads the one YAML document that a file holds.
+func document(name string, r io.Reader, what, hint string) (ast.Node, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	if len(data) > maxFile {
+		return nil, Problems{{name, 1, 1, fmt.Sprintf("larger than %d MiB; not %s", maxFile>>20, what), ""}}
+	}
+	file, problem := parse(name, data)
+	if problem != nil {
+		return nil, Problems{*problem}
+	}
+	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
+		return nil, Problems{{name, 1, 1, "want exactly one YAML document", hint}}
+	}
+	return file.Docs[0].Body, nil
 }
 
 // parse makes the tree. The library panics on some malformed documents, which fuzzing found.

@@ -40,11 +40,14 @@ type Fix struct {
 
 // ServiceAnswer is one service: as it is, every way that it could be, and what to do.
 type ServiceAnswer struct {
-	Service string   `json:"service"`
-	Label   string   `json:"label,omitempty"`
-	Now     Outcome  `json:"now"`
-	Options []Option `json:"options"`
-	Answer  Verdict  `json:"answer"`
+	Service string  `json:"service"`
+	Label   string  `json:"label,omitempty"`
+	Now     Outcome `json:"now"`
+	// Proposed is what it gets behind the last step of the roadmap that is worth it: others may have taken it along, or
+	// what it calls has moved. Its values' ids are service.proposed.…
+	Proposed Outcome  `json:"proposed"`
+	Options  []Option `json:"options"`
+	Answer   Verdict  `json:"answer"`
 }
 
 // Option is a service under one placement, the others as today or moved along where it needs them.
@@ -76,8 +79,17 @@ type SiteAnswer struct {
 	PerYear     Value         `json:"failures_year"`
 	Singles     []SinglePoint `json:"singles"`
 	Load        SiteLoad      `json:"load"`
+	Day         Day           `json:"day"`
 	CanTakeOver bool          `json:"can_take_over"` // carries the load of the worst other site at the peak
 	Text        string        `json:"text"`
+}
+
+// Day is the demand on a site over the busiest day of the year, in cores, hour by hour.
+type Day struct {
+	Cores     float64   `json:"cores"`      // that there are; 0: as many as are asked for
+	Usual     []float64 `json:"usual"`      // all sites work
+	AfterLoss []float64 `json:"after_loss"` // the worst other site is lost
+	Lost      string    `json:"lost"`       // which one that is; "": none changes anything
 }
 
 // Step is one step of the roadmap: services that move together, with everything recomputed behind the steps before.

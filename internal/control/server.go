@@ -26,6 +26,9 @@ type ServerConfig struct {
 	Local      Site // this site's part in switches
 	Status     func(ctx context.Context, self bool) api.Status
 	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not
+	Conflicts  ConflictLog
+	Page       http.Handler // the status page, for operators' browsers; served at pagePaths; nil: none
+	Standby    func() error // not nil: this agent is not its site's active one, and why; nil: it always is
 	Logger     *slog.Logger
 }
 
@@ -90,11 +93,18 @@ func (s *Server) handler() http.Handler {
 		})
 	}
 	add("GET /v1/view", sites, s.view)
-	add("POST /v1/view/ack", sites, s.ack)
+	add("POST /v1/view/ack", sites, s.active(s.ack)) // else a gateway would take a standby's word for the site's lease
 	add("GET /v1/status", anybody, s.status)
-	add("POST /v1/switches", operators, s.startSwitch)
+	add("POST /v1/switches", operators, s.active(s.startSwitch))
 	add("GET /v1/handovers", anybody, s.handovers)
 	add("GET /v1/handovers/{id}", anybody, s.handover)
+	add("GET /v1/conflicts", operators, s.conflicts)
+	add("GET /v1/conflicts/{id}", operators, s.conflict)
+	if s.cfg.Page != nil {
+		for _, path := range pagePaths {
+			add("GET "+path, operators, s.page)
+		}
+	}
 	local := s.cfg.Local
 	add("POST /v1/site/ready", sites, step(s, local.Ready))
 	add("POST /v1/site/settled", sites, step(s, local.Settled))
@@ -123,9 +133,36 @@ func (s *Server) admit(r *http.Request, who role) (pki.Peer, error) {
 	return peer, &api.Error{Status: 403, Code: api.CodeForbidden, Message: fmt.Sprintf("%s may not call %s; it is for %s", peer, r.URL.Path, who)}
 }
 
+// active lets only the site's active agent serve a path.
+func (s *Server) active(h func(http.ResponseWriter, *http.Request, pki.Peer) error) func(http.ResponseWriter, *http.Request, pki.Peer) error {
+	return func(w http.ResponseWriter, r *http.Request, p pki.Peer) error {
+		if err := s.refuseStandby(w); err != nil {
+			return err
+		}
+		return h(w, r, p)
+	}
+}
+
+// refuseStandby answers for an agent that stands by, in a way that sends the caller on to the site's other one.
+func (s *Server) refuseStandby(w http.ResponseWriter) error {
+	err := s.standby()
+	if err == nil {
+		return nil
+	}
+	w.Header().Set(api.HeaderStandby, "1")
+	return &api.Error{Status: 503, Code: api.CodeUnavailable, Message: err.Error()}
+}
+
+func (s *Server) standby() error {
+	if s.cfg.Standby == nil {
+		return nil
+	}
+	return s.cfg.Standby()
+}
+
 // step makes a handler of one of the local site's steps.
 func step[Request, Answer any](s *Server, do func(context.Context, Request) (Answer, error)) func(http.ResponseWriter, *http.Request, pki.Peer) error {
-	return func(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
+	return s.active(func(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
 		var req Request
 		if err := decode(r.Body, &req, false); err != nil {
 			return err
@@ -135,11 +172,24 @@ func step[Request, Answer any](s *Server, do func(context.Context, Request) (Ans
 			return err
 		}
 		return write(w, http.StatusOK, answer)
-	}
+	})
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
+	if r.URL.Query().Has("active") {
+		if err := s.refuseStandby(w); err != nil {
+			return err
+		}
+	}
 	return write(w, http.StatusOK, s.cfg.Status(r.Context(), r.URL.Query().Has("self")))
+}
+
+// pagePaths are the paths of the status page.
+var pagePaths = []string{"/{$}", "/events", "/status.json", "/assets/"}
+
+func (s *Server) page(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
+	s.cfg.Page.ServeHTTP(w, r)
+	return nil
 }
 
 func (s *Server) startSwitch(w http.ResponseWriter, r *http.Request, peer pki.Peer) error {
@@ -200,6 +250,7 @@ func (s *Server) view(w http.ResponseWriter, r *http.Request, peer pki.Peer) err
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
 	err := s.cfg.Hub.Stream(r.Context(), gateway, site == s.cfg.Site, func(u api.ViewUpdate) error {
+		u.Standby = s.standby() != nil
 		line, err := json.Marshal(u)
 		if err != nil {
 			return err

@@ -45,7 +45,7 @@ func serve(t *testing.T) *served {
 	deadline := time.Now().Add(5 * time.Second)
 	server := NewServer(ServerConfig{Site: "a", Identity: s.identity("site-a"), Controller: c, Hub: s.hub, Local: s.w.sites["a"],
 		Status:   func(context.Context, bool) api.Status { return api.Status{Deployment: "shop", Site: "a"} },
-		Deadline: func() (time.Time, bool) { return deadline, true }, Logger: slog.New(slog.DiscardHandler)})
+		Deadline: func() (time.Time, bool) { return deadline, true }, Conflicts: memConflicts{}, Page: http.HandlerFunc(somePage), Logger: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- server.Serve(ctx, ln) }()
@@ -91,6 +91,11 @@ func TestRolesAreKept(t *testing.T) {
 			_, err := c.Switch(ctx, api.SwitchRequest{Keyspace: "users", Buckets: "0", To: "b", DryRun: true})
 			return err
 		}, "operator-ann"},
+		{"conflicts", func(ctx context.Context, c *api.Client) error {
+			_, err := c.Conflicts(ctx, api.ConflictQuery{})
+			return err
+		}, "operator-ann"},
+		{"conflict", func(ctx context.Context, c *api.Client) error { _, err := c.Conflict(ctx, 1); return err }, "operator-ann"},
 		{"ready", func(ctx context.Context, c *api.Client) error { _, err := c.Ready(ctx, api.ReadyRequest{}); return err }, "site-a site-b"},
 		{"close", func(ctx context.Context, c *api.Client) error {
 			_, err := c.CloseBuckets(ctx, api.CloseRequest{Handover: "h"})
@@ -161,6 +166,13 @@ func TestBadRequests(t *testing.T) {
 		{"no such handover", "GET", "/v1/handovers/h77", "", 404, "handover h77 does not exist"},
 		{"bad wait", "GET", "/v1/handovers/h77?wait=soon", "", 400, "for example 30s"},
 		{"bad limit", "GET", "/v1/handovers?limit=0", "", 400, "want a number from 1 on"},
+		{"misspelt filter", "GET", "/v1/conflicts?tabel=x", "", 400, `unknown parameter \"tabel\"`},
+		{"too many conflicts", "GET", "/v1/conflicts?limit=1001", "", 400, "from 1 to 1000"},
+		{"bad page", "GET", "/v1/conflicts?before=-1", "", 400, "want the id of a conflict"},
+		{"no number", "GET", "/v1/conflicts/x7", "", 400, "want a number from 1 on"},
+		{"no such conflict", "GET", "/v1/conflicts/77", "", 404, "site a has no conflict 77"},
+		{"the status page", "GET", "/", "", 200, "a page"},
+		{"its events", "GET", "/events", "", 200, "a page"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), c.method, "https://"+s.addr+c.path, strings.NewReader(c.body))

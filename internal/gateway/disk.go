@@ -50,7 +50,7 @@ func readView(path string) (*topo.View, error) {
 	if len(data) > maxLine {
 		return nil, fmt.Errorf("view file %s is larger than %d bytes; delete it, the agent sends the view again", path, maxLine)
 	}
-	view, _, err := decodeLine(data)
+	view, _, _, err := decodeLine(data)
 	if err == nil && view == nil {
 		err = errors.New("no ownership document")
 	}

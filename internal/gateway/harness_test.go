@@ -91,6 +91,7 @@ type testAgent struct {
 		acks      map[string]api.ViewAck
 		remaining int64
 		refuse    bool
+		refuseAck bool
 		stop      chan struct{}
 	}
 }
@@ -160,8 +161,10 @@ func (a *testAgent) ack(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.mu.acks[ack.Gateway] = ack
-	if a.mu.refuse {
+	if !a.mu.refuseAck {
+		a.mu.acks[ack.Gateway] = ack
+	}
+	if a.mu.refuse || a.mu.refuseAck {
 		http.Error(w, "not the active agent", http.StatusServiceUnavailable)
 		return
 	}

@@ -289,7 +289,7 @@ func FuzzDecodeLine(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
-		view, _, err := decodeLine(line)
+		view, _, _, err := decodeLine(line)
 		if err != nil || view == nil {
 			return
 		}

@@ -26,6 +26,7 @@ const (
 	foreignStream = 5 * time.Second
 	streamRetry   = 100 * time.Millisecond // doubled up to streamRetryMax, jittered
 	streamRetryTo = 2 * time.Second
+	standbyRetry  = 400 * time.Millisecond
 	ackEvery      = time.Second
 	ackTimeout    = 2 * time.Second
 	// maxLine bounds a line of the stream and the view file: a document with every bucket of many keyspaces on its own
@@ -56,30 +57,34 @@ func newAgentClient(a Agent, own bool, name string) *agentClient {
 
 func (a *agentClient) close() { a.client.CloseIdleConnections() }
 
-// decodeLine reads one line of a view stream. The view is nil on a line without a document.
-func decodeLine(line []byte) (*topo.View, uint64, error) {
+// decodeLine reads one line of a view stream. The view is nil on a line without a document; standby is the sender's.
+func decodeLine(line []byte) (view *topo.View, opened uint64, standby bool, err error) {
 	var u api.ViewUpdate
 	if err := json.Unmarshal(line, &u); err != nil {
-		return nil, 0, fmt.Errorf("view update: %w", err)
+		return nil, 0, false, fmt.Errorf("view update: %w", err)
 	}
 	if u.Format > api.ViewFormat {
-		return nil, 0, fmt.Errorf("view update of format %d: %w", u.Format, topo.ErrNewerFormat)
+		return nil, 0, false, fmt.Errorf("view update of format %d: %w", u.Format, topo.ErrNewerFormat)
 	}
 	if u.Format < 1 {
-		return nil, 0, errors.New("view update without a format")
+		return nil, 0, false, errors.New("view update without a format")
 	}
 	if len(u.Ownership) == 0 || bytes.Equal(u.Ownership, []byte("null")) {
-		return nil, u.OpenedVersion, nil
+		return nil, u.OpenedVersion, u.Standby, nil
 	}
 	o, err := topo.DecodeOwnership(u.Ownership)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
 	v, err := topo.NewView(o)
-	return v, u.OpenedVersion, err
+	return v, u.OpenedVersion, u.Standby, err
 }
 
-// follow keeps a view stream open: from the site's own agents, else from another site's.
+// errStandby ends the stream of an agent of this site that is not the active one: it knows nothing of the fence.
+var errStandby = errors.New("the agent stands by")
+
+// follow keeps a view stream open: from the site's own active agent, else from another site's. What an agent that
+// stands by has to say is taken, and then the next one is asked.
 func (g *Gateway) follow(ctx context.Context) error {
 	pause := streamRetry
 	for ctx.Err() == nil {
@@ -87,6 +92,11 @@ func (g *Gateway) follow(ctx context.Context) error {
 			lines, err := g.stream(ctx, a)
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if errors.Is(err, errStandby) {
+				g.log.Debug("view taken from an agent that stands by", "agent", a.base)
+				pause = min(pause, standbyRetry) // it may become the active one at any moment
+				continue
 			}
 			g.log.Warn("view stream ended", "agent", a.base, "site", a.site, "lines", lines, "error", err)
 			if lines > 0 {
@@ -125,9 +135,9 @@ func (g *Gateway) stream(ctx context.Context, a *agentClient) (lines int, err er
 	scanner.Buffer(make([]byte, 0, 64<<10), maxLine)
 	for scanner.Scan() {
 		silence.Reset(streamSilence)
-		view, opened, err := decodeLine(scanner.Bytes())
+		view, opened, standby, err := decodeLine(scanner.Bytes())
 		if err == nil {
-			err = g.views.apply(view, opened, a.own)
+			err = g.views.apply(view, opened, a.own && !standby)
 		}
 		switch {
 		case errors.Is(err, errOlderView):
@@ -138,6 +148,9 @@ func (g *Gateway) stream(ctx context.Context, a *agentClient) (lines int, err er
 			return lines, fmt.Errorf("refused a view update: %w", err)
 		}
 		lines++
+		if standby && a.own {
+			return lines, errStandby
+		}
 	}
 	return lines, cmpCause(ctx, errors.Join(scanner.Err(), errors.New("end of stream")))
 }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,8 +12,9 @@ import (
 
 // CheckK1: epochs follow one another in real time, each with one origin. Every ordinary commit lies in a window in
 // which its site held the bucket, windows of two sites never overlap, and the committing site changes only with a
-// handover.
-func CheckK1(e Evidence) Check {
+// handover. Where the lab took a site away, its window ends when the taker opens, and what it committed until then is
+// in order, known to the taker or not. Clients see the same: no later write is acknowledged under an older epoch.
+func CheckK1(e Evidence, ops []Operation) Check {
 	c := Check{Name: "K1", Claim: "at no time do two sites commit writes of one bucket; epochs follow one another in real time"}
 	rows, changes := bySlot(e.Epochs, epochSlot), bySlot(ordinary(e.Changes), changeSlot)
 	commits, moves := 0, 0
@@ -20,9 +22,10 @@ func CheckK1(e Evidence) Check {
 		ws := windows(rows[s])
 		moves += max(0, len(ws)-1)
 		commits += len(changes[s])
-		checkWindows(&c, s, ws)
+		checkWindows(&c, s, ws, e.Losses)
 		checkCommits(&c, s, ws, changes[s])
 	}
+	checkAcknowledged(&c, ops)
 	c.Looked = fmt.Sprintf("%d committed row changes in %d buckets, %d changes of owner or epoch", commits, len(changes), moves)
 	if commits == 0 || len(rows) == 0 {
 		c.Error = "the databases show no commits or no epoch rows"
@@ -30,7 +33,7 @@ func CheckK1(e Evidence) Check {
 	return c
 }
 
-func checkWindows(c *Check, s slot, ws []window) {
+func checkWindows(c *Check, s slot, ws []window, losses []Loss) {
 	origin := map[topo.Epoch]topo.SiteID{}
 	for i := range ws {
 		w := &ws[i]
@@ -45,7 +48,8 @@ func checkWindows(c *Check, s slot, ws []window) {
 		if w.epoch < before.epoch || w.epoch == before.epoch && w.site != before.site {
 			c.found("bucket %s: epoch %d opened (%s) after epoch %d (%s)", s, w.epoch, w, before.epoch, before)
 		}
-		if before.closed.IsZero() || before.closed.After(w.open) {
+		overlaps := before.overtaken && lossBetween(losses, before, w) == nil
+		if overlaps || before.closed.IsZero() || before.closed.After(w.open) {
 			c.found("bucket %s: %s opened while it was still open: %s", s, w, before)
 		}
 	}
@@ -75,6 +79,38 @@ func checkCommits(c *Check, s slot, ws []window, changes []*Change) {
 	}
 }
 
+// checkAcknowledged compares the writes of each key: one that began after another was acknowledged is not acknowledged
+// by another site under a lower epoch. Within one site a gateway may name an epoch that an aborted handover has raised
+// since: the site is the same, and its own fence decides.
+func checkAcknowledged(c *Check, ops []Operation) {
+	byKey := map[string][]*Operation{}
+	for i := range ops {
+		if o := &ops[i]; o.Write && o.Outcome == OK && o.Epoch > 0 && o.Key != "" {
+			k := string(o.Keyspace) + "/" + o.Key
+			byKey[k] = append(byKey[k], o)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(byKey)) {
+		began := byKey[k]
+		ended := slices.Clone(began)
+		slices.SortStableFunc(began, func(a, b *Operation) int { return cmp.Compare(a.InvokedUS, b.InvokedUS) })
+		slices.SortStableFunc(ended, func(a, b *Operation) int { return cmp.Compare(a.ReturnedUS, b.ReturnedUS) })
+		highest := map[topo.SiteID]*Operation{} // of those that had ended, by site
+		for _, o := range began {
+			for ; len(ended) > 0 && ended[0].ReturnedUS < o.InvokedUS; ended = ended[1:] {
+				if h := highest[ended[0].Site]; h == nil || h.Epoch < ended[0].Epoch {
+					highest[ended[0].Site] = ended[0]
+				}
+			}
+			for _, site := range slices.Sorted(maps.Keys(highest)) {
+				if h := highest[site]; site != o.Site && h.Epoch > o.Epoch {
+					c.found("%s was acknowledged by %s under epoch %d after %s had acknowledged %s under epoch %d", o, o.Site, o.Epoch, site, h, h.Epoch)
+				}
+			}
+		}
+	}
+}
+
 // holder says for a message who held a bucket at the time of a commit.
 func holder(ws []window, ch *Change) string {
 	var before *window
@@ -93,16 +129,19 @@ func holder(ws []window, ch *Change) string {
 }
 
 // CheckK2: I3 for planned switches: before the new owner's first commit at an epoch, the old owner's closing word and
-// every row change that it had committed were applied there.
+// every row change that it had committed were applied there; also what it had decided of a lost site's tail. A failover
+// is no such switch: what the taker did not have then is the lost site's tail, and no later switch has to bring it.
 func CheckK2(e Evidence) Check {
 	c := Check{Name: "K2", Claim: "the new owner commits its first write after it applied everything of the old owner"}
 	rows := bySlot(e.Epochs, epochSlot)
-	born, applied := bySlot(ordinary(e.Changes), changeSlot), bySlot(appliedOnly(e.Changes), changeSlot)
+	tail := tailsOf(e)
+	born := bySlot(deleteFunc(e.Changes, func(c *Change) bool { return c.Applied || tail.has(c) }), changeSlot)
+	applied := bySlot(deleteFunc(e.Changes, func(c *Change) bool { return !c.Applied }), changeSlot)
 	handovers, compared := 0, 0
 	for _, s := range slots(rows, born) {
 		ws := windows(rows[s])
 		for i := 1; i < len(ws); i++ {
-			if ws[i].site == ws[i-1].site {
+			if ws[i].site == ws[i-1].site || lossBetween(e.Losses, &ws[i-1], &ws[i]) != nil {
 				continue
 			}
 			handovers++
@@ -163,12 +202,19 @@ func checkApplied(c *Check, s slot, from, to *window, born, applied []*Change) i
 	return n
 }
 
+// ordinary lists what applications committed.
 func ordinary(all []Change) []Change {
-	return slices.DeleteFunc(slices.Clone(all), func(c Change) bool { return c.Applied })
+	return deleteFunc(all, func(c *Change) bool { return c.Applied || c.Decided })
 }
 
-func appliedOnly(all []Change) []Change {
-	return slices.DeleteFunc(slices.Clone(all), func(c Change) bool { return !c.Applied })
+func deleteFunc(all []Change, drop func(*Change) bool) []Change {
+	var out []Change
+	for i := range all {
+		if !drop(&all[i]) {
+			out = append(out, all[i])
+		}
+	}
+	return out
 }
 
 func slots[A, B any](a map[slot]A, b map[slot]B) []slot {

@@ -24,6 +24,8 @@ type Shop struct {
 	Counts map[string]int    // orders_count by customer
 	Orders map[string]Order  // by id
 	Sold   map[string]string // seat → order that it is sold to
+
+	Registers map[string]string // customer → address, where one was ever set
 }
 
 // The load generator's names for its writes of orders.
@@ -33,9 +35,11 @@ const (
 )
 
 // CheckK3 compares what clients were told with what the sites' databases have, once traffic has stopped and the sites
-// have caught up: nothing acknowledged is missing, nothing is there twice, and nothing that was refused is there.
-func CheckK3(ops []Operation, sites []Shop) Check {
+// have caught up: nothing acknowledged is missing, nothing is there twice, and nothing that was refused is there. What
+// a lost site had acknowledged may instead stand in a conflict log, as a version that was not kept.
+func CheckK3(ops []Operation, sites []Shop, conflicts []ConflictRow) Check {
 	c := Check{Name: "K3", Claim: "nothing acknowledged is missing, nothing is there twice"}
+	out := outvotedIn(conflicts)
 	acknowledged := 0
 	for i := range ops {
 		o := &ops[i]
@@ -45,27 +49,61 @@ func CheckK3(ops []Operation, sites []Shop) Check {
 		for j := range sites {
 			switch o.Op {
 			case buyOp:
-				checkBuy(&c, o, &sites[j])
+				checkBuy(&c, o, &sites[j], out)
 			case cancelOp:
-				checkCancel(&c, o, &sites[j])
+				checkCancel(&c, o, &sites[j], out)
 			}
 		}
 	}
-	checkReceipts(&c, ops)
+	checkReceipts(&c, ops, out)
 	orders := 0
 	for i := range sites {
 		orders = max(orders, len(sites[i].Orders))
 		checkNumbers(&c, &sites[i])
 		checkPayments(&c, &sites[i])
 	}
-	c.Looked = fmt.Sprintf("%d acknowledged orders and cancellations, %d orders at each of %d sites", acknowledged, orders, len(sites))
+	c.Looked = fmt.Sprintf("%d acknowledged orders and cancellations, %d orders at each of %d sites, %d orders in conflict logs",
+		acknowledged, orders, len(sites), len(out.orders))
 	if acknowledged == 0 || len(sites) == 0 {
 		c.Error = "no order was acknowledged, or no site was read"
 	}
 	return c
 }
 
-func checkBuy(c *Check, o *Operation, s *Shop) {
+// outvoted is what the conflict logs say that lost sites had committed and that was not applied.
+type outvoted struct {
+	orders  map[string]bool // made
+	cancels map[string]bool // orders that were cancelled
+	sales   map[sale]bool
+}
+
+type sale struct{ seat, order string }
+
+func outvotedIn(conflicts []ConflictRow) outvoted {
+	out := outvoted{map[string]bool{}, map[string]bool{}, map[sale]bool{}}
+	for i := range conflicts {
+		r := &conflicts[i]
+		if r.Handover == "" || r.Decision != decisionKept {
+			continue
+		}
+		id := column(r.Remote, "id")
+		switch bareTable(r.Table) + " " + r.Kind {
+		case "orders stale_insert":
+			out.orders[id] = true
+		case "orders stale_update":
+			if column(r.Remote, "status") == "cancelled" {
+				out.cancels[id] = true
+			}
+		case "seats stale_update":
+			if order := column(r.Remote, "sold_to"); order != "" {
+				out.sales[sale{id, order}] = true
+			}
+		}
+	}
+	return out
+}
+
+func checkBuy(c *Check, o *Operation, s *Shop, out outvoted) {
 	switch {
 	case o.Outcome == Unknown:
 	case o.Order == nil: // refused, by the shop (4xx) or on the way
@@ -75,6 +113,7 @@ func checkBuy(c *Check, o *Operation, s *Shop) {
 	default:
 		got, there := s.Orders[o.Order.ID]
 		switch {
+		case !there && out.orders[o.Order.ID]:
 		case !there:
 			c.found("site %s: order %s was acknowledged and is missing: %s", s.Site, o.Order.ID, o)
 		case got.Customer != o.Key || got.Number != o.Order.Number || got.Seat != o.Order.Seat:
@@ -84,8 +123,8 @@ func checkBuy(c *Check, o *Operation, s *Shop) {
 	}
 }
 
-func checkCancel(c *Check, o *Operation, s *Shop) {
-	if o.Outcome != OK || o.Order == nil {
+func checkCancel(c *Check, o *Operation, s *Shop, out outvoted) {
+	if o.Outcome != OK || o.Order == nil || out.cancels[o.Order.ID] {
 		return
 	}
 	if got := s.Orders[o.Order.ID]; got.Status != "cancelled" {
@@ -93,8 +132,8 @@ func checkCancel(c *Check, o *Operation, s *Shop) {
 	}
 }
 
-// checkReceipts looks at the clients' side alone: no customer was given one number for two orders.
-func checkReceipts(c *Check, ops []Operation) {
+// checkReceipts looks at the clients' side alone: no customer was given one number for two orders that count.
+func checkReceipts(c *Check, ops []Operation, out outvoted) {
 	type numbered struct {
 		customer string
 		number   int
@@ -102,7 +141,7 @@ func checkReceipts(c *Check, ops []Operation) {
 	given := map[numbered]*Operation{}
 	for i := range ops {
 		o := &ops[i]
-		if o.Outcome != OK || o.Op != buyOp || o.Order == nil {
+		if o.Outcome != OK || o.Op != buyOp || o.Order == nil || out.orders[o.Order.ID] {
 			continue
 		}
 		k := numbered{o.Key, o.Order.Number}
@@ -148,16 +187,19 @@ func checkPayments(c *Check, s *Shop) {
 	}
 }
 
-// CheckSeats: no seat is sold twice, by the catalogue's word and by the orders'.
-func CheckSeats(sites []Shop) (Check, int) {
+// CheckSeats: no seat is sold twice, by the catalogue's word and by the orders'. Seats and customers are written at
+// different places: a lost site may have sold a seat to an order that stands, and the sale itself was not kept, because
+// the taker had given the seat away. The conflict log names such a sale, and the shop has to make it good.
+func CheckSeats(sites []Shop, conflicts []ConflictRow) (Check, int) {
 	c := Check{Name: "seats", Claim: "no seat is sold twice; catalogue and orders agree"}
+	out := outvotedIn(conflicts)
 	twice, sold := 0, 0
 	for i := range sites {
 		s := &sites[i]
 		sold = max(sold, len(s.Sold))
 		bySeat := map[string][]string{}
 		for _, id := range slices.Sorted(maps.Keys(s.Orders)) {
-			if o := s.Orders[id]; o.Status == "confirmed" {
+			if o := s.Orders[id]; o.Status == "confirmed" && !out.sales[sale{o.Seat, id}] {
 				bySeat[o.Seat] = append(bySeat[o.Seat], id)
 			}
 		}
@@ -174,7 +216,7 @@ func CheckSeats(sites []Shop) (Check, int) {
 		}
 		twice = max(twice, here)
 	}
-	c.Looked = fmt.Sprintf("%d seats sold", sold)
+	c.Looked = fmt.Sprintf("%d seats sold; %d sales stand in the conflict logs only", sold, len(out.sales))
 	if sold == 0 {
 		c.Error = "no seat was sold"
 	}

@@ -50,6 +50,7 @@ func (c *Check) found(format string, args ...any) {
 type Change struct {
 	Database topo.SiteID // where it was committed
 	Applied  bool        // by the applier: it was born at another site
+	Decided  bool        // by Atoll on its own account: what becomes of a stale change, or a copy; no application's write
 	XID      uint32
 	Table    string
 	Op       string // INSERT, UPDATE, DELETE
@@ -76,10 +77,12 @@ type EpochRow struct {
 	At       time.Time // of the commit in Database
 }
 
-// Evidence is what the databases say.
+// Evidence is what the databases say, and which sites the lab took away.
 type Evidence struct {
-	Changes []Change
-	Epochs  []EpochRow
+	Changes   []Change
+	Epochs    []EpochRow
+	Conflicts []ConflictRow
+	Losses    []Loss
 }
 
 type slot struct {
@@ -109,13 +112,15 @@ func bySlot[T any](items []T, key func(*T) (slot, time.Time)) map[slot][]*T {
 func changeSlot(c *Change) (slot, time.Time)  { return slot{c.Keyspace, c.Bucket}, c.At }
 func epochSlot(e *EpochRow) (slot, time.Time) { return slot{e.Keyspace, e.Bucket}, e.At }
 
-// window is a time during which one site's fence stood open for a bucket at an epoch, by its own epoch rows.
+// window is a time during which one site's fence stood open for a bucket at an epoch, by its own epoch rows. It ends
+// at the latest when a higher epoch is opened anywhere: a site that died says nothing of its end, or says it late.
 type window struct {
-	site     topo.SiteID
-	epoch    topo.Epoch
-	handover topo.HandoverID
-	open     time.Time
-	closed   time.Time // zero: open to the end
+	site      topo.SiteID
+	epoch     topo.Epoch
+	handover  topo.HandoverID
+	open      time.Time
+	closed    time.Time // zero: open to the end
+	overtaken bool      // ended by another site's opening, not by its own word
 }
 
 func (w *window) holds(at time.Time) bool {
@@ -145,6 +150,11 @@ func windows(rows []*EpochRow) []window {
 		case r.Open:
 			if isOpen {
 				out[i].closed = r.At // a higher epoch at the same site: an aborted handover
+			}
+			for _, j := range last {
+				if out[j].closed.IsZero() && out[j].epoch < r.Epoch {
+					out[j].closed, out[j].overtaken = r.At, true
+				}
 			}
 			last[r.Site] = len(out)
 			out = append(out, window{site: r.Site, epoch: r.Epoch, handover: r.Handover, open: r.At})

@@ -1,6 +1,9 @@
 package lab
 
 import (
+	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +31,32 @@ func (s *story) row(at float64, database, site topo.SiteID, epoch topo.Epoch, op
 }
 
 func (s *story) write(at float64, database topo.SiteID, row string) *story {
-	s.e.Changes = append(s.e.Changes, Change{Database: database, Table: "orders", Op: "INSERT", Row: row, Keyspace: users, Bucket: 7, At: second(at)})
+	s.e.Changes = append(s.e.Changes, Change{Database: database, XID: uint32(100 + len(s.e.Changes)), Table: "orders", Op: "INSERT", Row: row, Keyspace: users, Bucket: 7, At: second(at)})
+	return s
+}
+
+// decided is Atoll's own word about a stale change.
+func (s *story) decided(at float64, database topo.SiteID, row string) *story {
+	s.write(at, database, row)
+	s.e.Changes[len(s.e.Changes)-1].Decided = true
+	return s
+}
+
+// lose says that the lab took a site away.
+func (s *story) lose(lost, taker topo.SiteID, killed, opened, settled float64) *story {
+	s.e.Losses = append(s.e.Losses, Loss{ID: topo.HandoverID(fmt.Sprintf("h%d", len(s.e.Losses)+1)), Lost: lost, Taker: taker,
+		Killed: second(killed), Opened: second(opened), Back: second(settled - 1), Settled: second(settled)})
+	return s
+}
+
+// log enters the change of a row into b's conflict log.
+func (s *story) log(row, decision string) *story {
+	for _, c := range s.e.Changes {
+		if c.Row == row && !c.Applied && !c.Decided {
+			s.e.Conflicts = append(s.e.Conflicts, ConflictRow{Database: "b", Origin: c.Database, XID: uint64(c.XID), Kind: "stale_insert", Table: "public." + c.Table,
+				Keyspace: users, Bucket: 7, Handover: "h1", Decision: decision, Remote: json.RawMessage(`{"id":"` + row + `"}`)})
+		}
+	}
 	return s
 }
 
@@ -46,6 +74,19 @@ func goodMove() *story {
 		closed(3, "a", 1).row(3.1, "b", "a", 1, false).
 		open(4, "b", 2).row(4.1, "a", "b", 2, true).
 		write(5, "b", "three").applied(5.1, "a", "three")
+}
+
+// bucketLost: bucket 7 is a's, which is killed at 3 with two changes that b has not. b opens at 6, a comes back at 9, its tail is
+// decided at 9.1 and 9.2, and at 12 the bucket goes home.
+func bucketLost() *story {
+	return new(story).lose("a", "b", 3, 6, 10).open(0, "a", 1).
+		write(1, "a", "one").applied(1.1, "b", "one").
+		write(2, "a", "two").write(2.5, "a", "three").
+		open(6, "b", 2).write(7, "b", "four").
+		closed(9, "a", 1).row(9, "b", "a", 1, false).row(9.1, "a", "b", 2, true).
+		applied(9, "a", "four").decided(9.1, "b", "two").applied(9.15, "a", "two").decided(9.2, "b", "three").applied(9.25, "a", "three").
+		log("two", "applied").log("three", "kept").
+		closed(12, "b", 2).row(12.1, "a", "b", 2, false).open(12.5, "a", 3).write(13, "a", "five").applied(13.1, "b", "five")
 }
 
 func want(t *testing.T, c Check, violation string) {
@@ -76,14 +117,20 @@ func TestCheckK1(t *testing.T) {
 		"one epoch at two sites":    {new(story).open(0, "a", 1).write(1, "a", "x").closed(2, "a", 1).open(3, "b", 1), "epoch 1 was opened by a and by b"},
 		"an epoch goes back":        {new(story).open(0, "a", 5).write(1, "a", "x").closed(2, "a", 5).open(3, "b", 4), "epoch 4 opened"},
 		"opened while open":         {new(story).open(0, "a", 1).write(1, "a", "x").open(2, "b", 2), "while it was still open"},
+		"a good loss":               {bucketLost(), ""},
+		"lost, committing on":       {bucketLost().write(6.5, "a", "stray"), "the bucket was open for b at epoch 2"},
+		"lost, back too early":      {bucketLost().open(9.5, "a", 1).write(9.6, "a", "stray"), "epoch 1 opened"},
+		"lost, and nobody's yet":    {bucketLost().write(9.05, "a", "stray"), "the bucket was open for b"},
+		"taken without a loss":      {&story{Evidence{Changes: bucketLost().e.Changes, Epochs: bucketLost().e.Epochs}}, "while it was still open"},
+		"taken before the loss":     {new(story).lose("a", "b", 3, 6, 10).open(0, "a", 1).write(1, "a", "x").open(2, "b", 2), "while it was still open"},
 		"the committing site swaps": {goodMove().write(6, "a", "p").write(7, "b", "q"), "the committing site changed 3 times, its owner 1 times"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			want(t, CheckK1(test.s.e), test.violation)
+			want(t, CheckK1(test.s.e, nil), test.violation)
 		})
 	}
-	if c := CheckK1(Evidence{}); c.Passed() {
+	if c := CheckK1(Evidence{}, nil); c.Passed() {
 		t.Error("a check of nothing passes")
 	}
 }
@@ -97,6 +144,16 @@ func TestCheckK2(t *testing.T) {
 	never := new(story).open(0, "a", 1).write(1, "a", "one").applied(1.5, "b", "one").closed(3, "a", 1).open(4, "b", 2)
 	partly := goodMove().write(2.5, "a", "lost")
 	again := goodMove().closed(6, "b", 2).row(6.1, "a", "b", 2, false).open(7, "a", 3).write(8, "a", "four")
+	lost := bucketLost()
+	lost.e.Changes = slices.DeleteFunc(lost.e.Changes, func(c Change) bool { return c.Row == "three" && c.Applied })
+	want(t, CheckK2(bucketLost().e), "")
+	want(t, CheckK2(lost.e), "without having applied INSERT of orders three") // decided, and not home when its bucket went
+	want(t, CheckK2(bucketLost().write(11, "b", "six").e), "without having applied INSERT of orders six")
+	want(t, CheckK2(bucketLost().closed(14, "a", 3).row(14.1, "b", "a", 3, false).open(15, "b", 4).write(16, "b", "seven").e), "")
+	want(t, CheckK2(bucketLost().write(13.5, "a", "six").closed(14, "a", 3).row(14.1, "b", "a", 3, false).open(15, "b", 4).e), "without having applied INSERT of orders six")
+	unlost := bucketLost()
+	unlost.e.Losses = nil
+	want(t, CheckK2(unlost.e), "before the end of a's epoch 1 was applied there")
 	behind := goodMove().write(5.5, "b", "five").closed(6, "b", 2).row(6.1, "a", "b", 2, false).open(7, "a", 3)
 	want(t, CheckK2(goodMove().e), "")
 	want(t, CheckK2(again.e), "")
@@ -107,6 +164,38 @@ func TestCheckK2(t *testing.T) {
 	want(t, CheckK2(behind.e), "without having applied INSERT of orders five")
 	if c := CheckK2(new(story).open(0, "a", 1).write(1, "a", "x").e); c.Passed() {
 		t.Error("a check without a handover passes")
+	}
+}
+
+func TestCheckK1_Acknowledged(t *testing.T) {
+	t.Parallel()
+	op := func(from, to float64, site topo.SiteID, epoch topo.Epoch) Operation {
+		return Operation{ID: "x", Op: "buy", Write: true, Outcome: OK, Keyspace: users, Key: ada, Site: site, Epoch: epoch,
+			InvokedUS: second(from).UnixMicro(), ReturnedUS: second(to).UnixMicro()}
+	}
+	check := func(ops ...Operation) Check { return CheckK1(goodMove().e, ops) }
+	want(t, check(op(1, 2, "a", 1), op(4, 5, "b", 2), op(6, 7, "b", 2)), "")
+	want(t, check(op(1, 6, "a", 1), op(4, 5, "b", 2)), "") // they overlap
+	want(t, check(op(1, 2, "a", 3), op(4, 5, "a", 2)), "") // an epoch that an aborted handover raised
+	want(t, check(op(4, 5, "b", 2), op(6, 7, "a", 1)), "was acknowledged by a under epoch 1 after b had acknowledged")
+	other := op(6, 7, "a", 1)
+	other.Key = bob
+	want(t, check(op(4, 5, "b", 2), other), "")
+}
+
+func TestCheckTail(t *testing.T) {
+	t.Parallel()
+	want(t, CheckTail(bucketLost().e), "")
+	unlogged := bucketLost()
+	unlogged.e.Conflicts = unlogged.e.Conflicts[:1]
+	want(t, CheckTail(unlogged.e), "1 of 1 changes of table orders are not in the conflict log of failover h1")
+	want(t, CheckTail(bucketLost().log("two", "kept").e), "2 times")
+	want(t, CheckTail(bucketLost().applied(9.1, "b", "two").e), "b applied as ordinary, after it had opened bucket users/7 in failover h1: INSERT of orders two")
+	other := bucketLost()
+	other.e.Conflicts[0].Handover = "h9"
+	want(t, CheckTail(other.e), "not in the conflict log of failover h1")
+	if c := CheckTail(goodMove().e); c.Passed() {
+		t.Error("a check of nothing passes")
 	}
 }
 
@@ -200,10 +289,27 @@ func TestCheckK3(t *testing.T) {
 			t.Parallel()
 			a, b := aShop("a"), aShop("b")
 			ops := test.spoil(aHistory(), &b)
-			want(t, CheckK3(ops, []Shop{a, b}), test.violation)
+			want(t, CheckK3(ops, []Shop{a, b}, nil), test.violation)
 		})
 	}
-	if c := CheckK3(nil, []Shop{aShop("a")}); c.Passed() {
+	kept := func(kind, table, remote string) ConflictRow {
+		return ConflictRow{Database: "b", Handover: "h1", Kind: kind, Table: "public." + table, Decision: decisionKept, Remote: json.RawMessage(remote)}
+	}
+	a, b := aShop("a"), aShop("b")
+	for _, s := range []*Shop{&a, &b} { // o2 was made and cancelled by a site that was lost; its number was given again
+		delete(s.Orders, "o2")
+		s.Orders["o6"] = Order{ID: "o6", Customer: "ada", Number: 2, Seat: "s6", Status: "confirmed", Payments: 1}
+	}
+	ops := append(aHistory(), Operation{ID: "o6", Op: buyOp, Key: "ada", Write: true, Outcome: OK, Status: 201, Order: &Receipt{"o6", 2, "s6"}})
+	log := []ConflictRow{kept("stale_insert", "orders", `{"id":"o2","status":"pending"}`), kept("stale_update", "orders", `{"id":"o2","status":"cancelled"}`)}
+	want(t, CheckK3(ops, []Shop{a, b}, log), "")
+	want(t, CheckK3(ops, []Shop{a, b}, log[1:]), "order o2 was acknowledged and is missing")
+	want(t, CheckK3(ops, []Shop{a, b}, log[:1]), "the cancellation of order o2")
+	log[0].Decision = decisionApplied
+	want(t, CheckK3(ops, []Shop{a, b}, log), "order o2 was acknowledged and is missing")
+	log[0].Decision, log[0].Handover = decisionKept, ""
+	want(t, CheckK3(ops, []Shop{a, b}, log), "order o2 was acknowledged and is missing")
+	if c := CheckK3(nil, []Shop{aShop("a")}, nil); c.Passed() {
 		t.Error("a check of nothing passes")
 	}
 }
@@ -211,21 +317,27 @@ func TestCheckK3(t *testing.T) {
 func TestCheckSeats(t *testing.T) {
 	t.Parallel()
 	good := aShop("a")
-	c, twice := CheckSeats([]Shop{good})
+	c, twice := CheckSeats([]Shop{good}, nil)
 	want(t, c, "")
 	if twice != 0 {
 		t.Errorf("%d seats sold twice", twice)
 	}
 	bad := aShop("a")
 	bad.Orders["o7"] = Order{ID: "o7", Customer: "bob", Number: 1, Seat: "s1", Status: "confirmed", Payments: 1}
-	c, twice = CheckSeats([]Shop{good, bad})
+	c, twice = CheckSeats([]Shop{good, bad}, nil)
 	want(t, c, "seat s1 is sold to the orders [o1 o7]")
 	if twice != 1 {
 		t.Errorf("%d seats sold twice, want 1", twice)
 	}
+	sale := []ConflictRow{{Handover: "h1", Kind: "stale_update", Table: "public.seats", Decision: decisionKept, Remote: json.RawMessage(`{"id":"s1","sold_to":"o7"}`)}}
+	c, twice = CheckSeats([]Shop{good, bad}, sale) // a lost site sold it, and the taker sold it again
+	want(t, c, "")
+	if twice != 0 {
+		t.Errorf("%d seats sold twice", twice)
+	}
 	unsold := aShop("b")
 	unsold.Sold = map[string]string{"s5": "o9"}
-	c, _ = CheckSeats([]Shop{unsold})
+	c, _ = CheckSeats([]Shop{unsold}, nil)
 	want(t, c, "the catalogue has it sold to")
 }
 

@@ -46,7 +46,7 @@ func watchedTables(s *spec.Spec) []watchedTable {
 
 // installEvidence puts the lab's witness into a database, after atoll's schema is there. The triggers are ALWAYS
 // ones: an applier may run its session as a replica, in which ordinary triggers are silent.
-func installEvidence(ctx context.Context, db *pgx.Conn, tables []watchedTable, applier string) error {
+func installEvidence(ctx context.Context, db *pgx.Conn, tables []watchedTable, agent string) error {
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, evidenceSQL); err != nil {
 			return fmt.Errorf("lab: evidence tables: %w", err)
@@ -56,7 +56,7 @@ func installEvidence(ctx context.Context, db *pgx.Conn, tables []watchedTable, a
 			if err != nil {
 				return err
 			}
-			args := append([]string{applier, t.key}, columns...)
+			args := append([]string{agent, t.key}, columns...)
 			for i, a := range args {
 				args[i] = "'" + strings.ReplaceAll(a, "'", "''") + "'"
 			}
@@ -107,7 +107,7 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 		byName[t.name] = t
 	}
 	var e Evidence
-	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, tbl, op, key, pk, CASE WHEN applied THEN at ELSE pg_xact_commit_timestamp(xid) END FROM lab.change ORDER BY seq`)
+	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, decided, tbl, op, key, pk, CASE WHEN applied THEN at ELSE pg_xact_commit_timestamp(xid) END FROM lab.change ORDER BY seq`)
 	if err != nil {
 		return e, fmt.Errorf("lab: evidence of %s: %w", site, err)
 	}
@@ -118,7 +118,7 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 		at      *time.Time
 		noTimes int
 	)
-	_, err = pgx.ForEachRow(rows, []any{&xid, &c.Applied, &c.Table, &c.Op, &key, &c.Row, &at}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&xid, &c.Applied, &c.Decided, &c.Table, &c.Op, &key, &c.Row, &at}, func() error {
 		if at == nil {
 			noTimes++
 			return nil
@@ -134,7 +134,10 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 	if noTimes > 0 {
 		return e, fmt.Errorf("lab: evidence of %s: %d commits without a time; track_commit_timestamp must be on", site, noTimes)
 	}
-	e.Epochs, err = readEpochs(ctx, db, site)
+	if e.Epochs, err = readEpochs(ctx, db, site); err != nil {
+		return e, err
+	}
+	e.Conflicts, err = readConflicts(ctx, db, site)
 	return e, err
 }
 
@@ -150,6 +153,24 @@ func readEpochs(ctx context.Context, db querier, site topo.SiteID) ([]EpochRow, 
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lab: epochs of %s: %w", site, err)
+	}
+	return out, nil
+}
+
+// readConflicts reads a database's conflict log.
+func readConflicts(ctx context.Context, db querier, site topo.SiteID) ([]ConflictRow, error) {
+	rows, err := db.Query(ctx, `SELECT origin, position, source_xid, kind, table_name, keyspace, coalesce(bucket, 0), coalesce(epoch, 0), handover,
+		local_row, remote_row, decision, at FROM atoll.conflict ORDER BY id`)
+	if err != nil {
+		return nil, fmt.Errorf("lab: conflicts of %s: %w", site, err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (ConflictRow, error) {
+		r := ConflictRow{Database: site}
+		return r, row.Scan(&r.Origin, &r.Position, &r.XID, &r.Kind, &r.Table, &r.Keyspace, &r.Bucket, &r.Epoch, &r.Handover,
+			&r.Local, &r.Remote, &r.Decision, &r.At)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lab: conflicts of %s: %w", site, err)
 	}
 	return out, nil
 }
@@ -170,7 +191,8 @@ func forgetChanges(ctx context.Context, db *pgx.Conn) error {
 	return err
 }
 
-// progressOf says how many row changes a database has committed itself and how many it has applied.
+// progressOf says how many row changes a database has committed itself, as an owner or in deciding about a tail, and how
+// many it has applied.
 func progressOf(ctx context.Context, db querier) (born, applied int, err error) {
 	rows, err := db.Query(ctx, `SELECT count(*) FILTER (WHERE NOT applied), count(*) FILTER (WHERE applied) FROM lab.change`)
 	if err != nil {

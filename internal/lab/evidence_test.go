@@ -60,15 +60,18 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 	execSQL(t, shop, `INSERT INTO orders VALUES ('`+ada+`', '`+order1+`', 'x')`)
 	execSQL(t, shop, `BEGIN; INSERT INTO seats VALUES (1, 'never'); ROLLBACK`)
 	execSQL(t, shop, `UPDATE orders SET customer = '`+bob+`'`) // two buckets
-	execSQL(t, applier, `SET session_replication_role = replica; INSERT INTO seats VALUES (2, 'applied'); DELETE FROM seats`)
+	execSQL(t, applier, `SET session_replication_role = replica; INSERT INTO seats VALUES (3, 'decided')`)
+	setOrigin(t, applier)
+	execSQL(t, applier, `INSERT INTO seats VALUES (2, 'applied'); DELETE FROM seats WHERE id = 2`)
 	execSQL(t, db, `INSERT INTO atoll.bucket VALUES ('a', 'users', 5, 1, 'open', ''); UPDATE atoll.bucket SET state = 'closed', handover = 'h1'`)
 	e, err := readEvidence(t.Context(), db, "a", testTables)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
+	by := map[bool]map[bool]string{true: {false: "applied"}, false: {false: "born", true: "decided"}}
 	for _, c := range e.Changes {
-		got = append(got, strings.Join([]string{c.Op, c.Table, c.Row, slot{c.Keyspace, c.Bucket}.String(), map[bool]string{true: "applied", false: "born"}[c.Applied]}, " "))
+		got = append(got, strings.Join([]string{c.Op, c.Table, c.Row, slot{c.Keyspace, c.Bucket}.String(), by[c.Applied][c.Decided]}, " "))
 		if c.At.Before(before.Add(-time.Second)) || c.At.After(time.Now().Add(time.Second)) || c.Database != "a" {
 			t.Errorf("commit of %v at %v", c, c.At)
 		}
@@ -78,7 +81,7 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 		"INSERT orders " + ada + "/" + order1 + " " + adas + " born",
 		"UPDATE orders " + bob + "/" + order1 + " " + adas + " born",
 		"UPDATE orders " + bob + "/" + order1 + " " + bobs + " born",
-		"INSERT seats 2 catalog/0 applied", "DELETE seats 2 catalog/0 applied",
+		"INSERT seats 3 catalog/0 decided", "INSERT seats 2 catalog/0 applied", "DELETE seats 2 catalog/0 applied",
 	}
 	if strings.Join(got, "\n") != strings.Join(wanted, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(wanted, "\n"))
@@ -87,14 +90,14 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 		t.Errorf("epoch rows %+v", e.Epochs)
 	}
 	born, applied, err := progressOf(t.Context(), db)
-	if err != nil || born != 3 || applied != 2 {
+	if err != nil || born != 4 || applied != 2 {
 		t.Errorf("%d born, %d applied, %v", born, applied, err)
 	}
 	if at, err := bornAt(t.Context(), db, 2); err != nil || at.IsZero() {
 		t.Errorf("third change at %v, %v", at, err)
 	}
-	if at, err := bornAt(t.Context(), db, 3); err != nil || !at.IsZero() {
-		t.Errorf("fourth change at %v, %v; want none", at, err)
+	if at, err := bornAt(t.Context(), db, 4); err != nil || !at.IsZero() {
+		t.Errorf("fifth change at %v, %v; want none", at, err)
 	}
 	if err := forgetChanges(t.Context(), db); err != nil {
 		t.Fatal(err)
@@ -104,19 +107,45 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 	}
 }
 
+// setOrigin makes a session an applier's.
+func setOrigin(t *testing.T, db *pgx.Conn) {
+	t.Helper()
+	execSQL(t, db, `SELECT pg_replication_origin_create('lab_' || current_database())`)
+	t.Cleanup(func() {
+		_, err := db.Exec(context.Background(), `SELECT pg_replication_origin_session_reset(), pg_replication_origin_drop('lab_' || current_database())`)
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	execSQL(t, db, `SELECT pg_replication_origin_session_setup('lab_' || current_database())`)
+}
+
+func TestEvidence_ReadsConflicts(t *testing.T) {
+	t.Parallel()
+	db, _ := witnessed(t)
+	execSQL(t, db, `INSERT INTO atoll.conflict (origin, position, source_xid, kind, table_name, keyspace, bucket, epoch, local_row, remote_row, handover, decided_xid, decision) VALUES
+		('a', 4294967296, 4000000000, 'stale_update', 'public.orders', 'users', 7, 3, '{"id": "1", "note": "here"}', '{"id": "1", "note": null}', 'h1', 9, 'kept'),
+		('a', 5, 6, 'delete_missing', 'public.seats', '', NULL, NULL, NULL, '{"id": "1"}', '', NULL, 'logged')`)
+	e, err := readEvidence(t.Context(), db, "b", testTables)
+	if err != nil || len(e.Conflicts) != 2 {
+		t.Fatalf("%+v, %v", e.Conflicts, err)
+	}
+	r := e.Conflicts[0]
+	if r.Database != "b" || r.Origin != "a" || r.Position != 1<<32 || r.XID != 4_000_000_000 || r.Kind != "stale_update" || r.Table != "public.orders" ||
+		r.Keyspace != users || r.Bucket != 7 || r.Epoch != 3 || r.Handover != "h1" || r.Decision != decisionKept || time.Since(r.At) > time.Minute {
+		t.Errorf("%+v", r)
+	}
+	if column(r.Local, "note") != "here" || column(r.Remote, "note") != "" || column(r.Remote, "none") != "" || column(e.Conflicts[1].Local, "id") != "" {
+		t.Errorf("versions %s and %s", r.Local, r.Remote)
+	}
+}
+
 // An applier gives its transactions the commit time of their origin; what counts here is when they arrived.
 func TestEvidence_TimesArrivals(t *testing.T) {
 	t.Parallel()
 	_, as := witnessed(t)
 	applier := as("lab_applier")
-	execSQL(t, applier, `SELECT pg_replication_origin_create('lab_' || current_database())`)
-	t.Cleanup(func() {
-		_, err := applier.Exec(context.Background(), `SELECT pg_replication_origin_session_reset(), pg_replication_origin_drop('lab_' || current_database())`)
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	execSQL(t, applier, `SELECT pg_replication_origin_session_setup('lab_' || current_database())`)
+	setOrigin(t, applier)
 	before := time.Now()
 	execSQL(t, applier, `BEGIN; SELECT pg_replication_origin_xact_setup('0/0', clock_timestamp() - interval '1 hour');
 		INSERT INTO seats VALUES (2, 'applied'); INSERT INTO atoll.bucket VALUES ('b', 'users', 5, 1, 'closed', 'h1'); COMMIT`)
@@ -186,12 +215,12 @@ func TestReadShop(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close(context.Background())
-	execSQL(t, db, `CREATE TABLE customers (id uuid PRIMARY KEY, orders_count int NOT NULL DEFAULT 0);
+	execSQL(t, db, `CREATE TABLE customers (id uuid PRIMARY KEY, orders_count int NOT NULL DEFAULT 0, address text NOT NULL DEFAULT '');
 		CREATE TABLE orders (customer_id uuid, id uuid, number int, seat_id uuid, status text, PRIMARY KEY (customer_id, id));
 		CREATE TABLE payments (customer_id uuid, id uuid, order_id uuid);
 		CREATE TABLE outbox (id uuid, done_at timestamptz);
 		CREATE TABLE seats (id uuid PRIMARY KEY, sold_to uuid);
-		INSERT INTO customers VALUES ('`+ada+`', 1), ('`+bob+`', 0);
+		INSERT INTO customers VALUES ('`+ada+`', 1, 'Pier 7'), ('`+bob+`', 0, '');
 		INSERT INTO orders VALUES ('`+ada+`', '`+order1+`', 1, '`+bob+`', 'confirmed');
 		INSERT INTO payments VALUES ('`+ada+`', gen_random_uuid(), '`+order1+`');
 		INSERT INTO seats VALUES ('`+bob+`', '`+order1+`'), ('`+ada+`', NULL);
@@ -200,14 +229,14 @@ func TestReadShop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o := s.Orders[order1]; o != (Order{order1, ada, 1, bob, "confirmed", 1}) || s.Counts[ada] != 1 || len(s.Sold) != 1 || s.Sold[bob] != order1 {
+	if o := s.Orders[order1]; o != (Order{order1, ada, 1, bob, "confirmed", 1}) || s.Counts[ada] != 1 || len(s.Sold) != 1 || s.Sold[bob] != order1 || len(s.Registers) != 1 || s.Registers[ada] != "Pier 7" {
 		t.Errorf("%+v", s)
 	}
 	if n, err := openJobs(t.Context(), db); err != nil || n != 1 {
 		t.Errorf("%d open jobs, %v", n, err)
 	}
-	in, err := customersIn(t.Context(), db, topo.SpansOf(bucketOf(ada, 256)), 256, 5)
-	if err != nil || len(in) != 1 || in[0] != ada {
+	in, err := customersIn(t.Context(), db, topo.SpansOf(bucketOf(ada, 256), bucketOf(bob, 256)), 256, 5)
+	if err != nil || len(in) != 1 || in[0] != bob { // ada is a register
 		t.Errorf("customers %v, %v", in, err)
 	}
 }

@@ -92,7 +92,7 @@ func (m *demo) gather(ctx context.Context) (*evidence, error) {
 			if err != nil {
 				return err
 			}
-			e.Changes, e.Epochs = append(e.Changes, seen.Changes...), append(e.Epochs, seen.Epochs...)
+			e.Changes, e.Epochs, e.Conflicts = append(e.Changes, seen.Changes...), append(e.Epochs, seen.Epochs...), append(e.Conflicts, seen.Conflicts...)
 			shop, err := readShop(ctx, db, site)
 			e.shops = append(e.shops, shop)
 			return err
@@ -151,10 +151,10 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 	r.Switch.FailedRequests, r.Switch.HeldRequests = len(failures), m.held(e.ops)
 	r.Spread, r.UnderLag, r.SlowWriters, r.AfterCut = m.sumUp(e, m.of(spreading)), m.sumUp(e, m.of(underLag)), m.sumUp(e, m.of(slowWriter)), m.sumUp(e, m.of(afterCut))
 	r.Cut = m.sumUpCut(e.ops)
-	seats, twice := CheckSeats(e.shops)
+	seats, twice := CheckSeats(e.shops, e.Conflicts)
 	equal := CheckEqual(e.hashes)
 	r.SeatsSoldTwice, r.SitesEqual = twice, equal.Passed()
-	r.Details = []Check{CheckK1(e.Evidence), CheckK2(e.Evidence), CheckK3(e.ops, e.shops), CheckK6(e.ops), seats, equal,
+	r.Details = []Check{CheckK1(e.Evidence, e.ops), CheckK2(e.Evidence), CheckK3(e.ops, e.shops, e.Conflicts), CheckK6(e.ops), seats, equal,
 		CheckReleases(e.holds, e.Evidence), checkFailures(failures), m.checkSwitches(r), m.checkLoad(r), m.checkAlive()}
 	r.Checks, r.OK = map[string]string{}, true
 	for i := range r.Details {

@@ -45,7 +45,17 @@ type Operation struct {
 	Reason     string          `json:"reason"`
 	Error      string          `json:"error"`
 	Order      *Receipt        `json:"order"`
+	Value      string          `json:"value"` // of a register: written, or read
 }
+
+// The load generator's names for what it does to registers.
+const (
+	registerWrite = "register-write"
+	registerRead  = "register-read"
+)
+
+// Register tells whether the operation is one of a register's. Their time-out is short, so a long hold fails them.
+func (o *Operation) Register() bool { return o.Op == registerWrite || o.Op == registerRead }
 
 // Receipt is what the shop answered about an order.
 type Receipt struct {
@@ -89,6 +99,8 @@ func ParseOperation(line []byte) (Operation, error) {
 		return o, fmt.Errorf("operation %s: outcome %q; want ok, fail or unknown", o.ID, o.Outcome)
 	case o.InvokedUS <= 0 || o.ReturnedUS < o.InvokedUS:
 		return o, fmt.Errorf("operation %s: returned at %d, invoked at %d", o.ID, o.ReturnedUS, o.InvokedUS)
+	case o.Register() && (o.Key == "" || o.Op == registerWrite && (o.Value == "" || !o.Write)):
+		return o, fmt.Errorf("operation %s: a register's without a key or without the value that it writes", o.ID)
 	}
 	if o.View != "" {
 		if _, err := parseView(o.View); err != nil {

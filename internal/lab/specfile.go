@@ -93,7 +93,7 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec,
 			"public.seats":     {Kind: topo.Home, Keyspace: catalog},
 		},
 		Routes: []*spec.Route{
-			customerRoute("buy", true), customerRoute("orders", true), customerRoute("me", false),
+			customerRoute("buy", true), customerRoute("orders", true), customerRoute("me", false), addressRoute(),
 			{Name: "seats", Match: spec.Match{Path: "/seats"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless, FencedRetry: true},
 			{Name: "events", Match: spec.Match{Path: "/events"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless},
 			{Name: "page", Match: spec.Match{Path: "/"}, Upstream: "shop"},
@@ -127,6 +127,13 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec,
 func customerRoute(name string, writes bool) *spec.Route {
 	return &spec.Route{Name: name, Match: spec.Match{Path: "/" + name}, Upstream: "shop", Keyspace: users,
 		Key: []topo.KeySource{{Header: "X-Customer"}, {Cookie: "customer"}}, WithoutKey: topo.RefuseKeyless, FencedRetry: writes}
+}
+
+// addressRoute is the registers' one: a read sees the last write, also while the customer moves.
+func addressRoute() *spec.Route {
+	r := customerRoute("address", true)
+	r.Match.Path, r.HoldReads = "/me/address", true
+	return r
 }
 
 func siteSpec(id topo.SiteID, a *addresses, witness bool) *spec.Site {

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -40,7 +41,8 @@ func TestTickets_OneSite(t *testing.T) {
 	eventually(t, "the shop is open", func() bool { return probe(t.Context(), local(port)) == nil })
 	history := filepath.Join(dir, "history.jsonl")
 	_, err = p.Run(t.Context(), Command{Name: "load", Path: bin, Args: []string{"load", "--gateways", "a/g1=" + url, "--rate", "100",
-		"--duration", "3s", "--writes", "0.5", "--customers", "50", "--history", history}})
+		"--duration", "3s", "--writes", "0.5", "--customers", "50", "--history", history,
+		"--registers", "5", "--register-every", "50ms"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,19 +74,23 @@ func TestTickets_OneSite(t *testing.T) {
 		}
 		return []Shop{s}
 	}
-	want(t, CheckK3(ops, shop()), "")
-	seats, _ := CheckSeats(shop())
+	want(t, CheckK3(ops, shop(), nil), "")
+	seats, _ := CheckSeats(shop(), nil)
 	want(t, seats, "")
+	atRest := time.Now()
+	want(t, CheckK4(append(ops, FinalReads(ops, shop(), atRest)...), nil, nil), "")
 	if c := count(ops); c.Failed > 0 || c.Writes < 50 {
 		t.Errorf("%+v", c)
 	}
 
 	bought := firstOrder(t, ops)
 	execSQL(t, db, `UPDATE orders SET number = number + 1000 WHERE id = '`+bought.ID+`'`)
-	want(t, CheckK3(ops, shop()), "was acknowledged as number")
+	want(t, CheckK3(ops, shop(), nil), "was acknowledged as number")
 	execSQL(t, db, `DELETE FROM payments WHERE order_id = '`+bought.ID+`'; DELETE FROM outbox WHERE order_id = '`+bought.ID+`';
 		DELETE FROM orders WHERE id = '`+bought.ID+`'`)
-	want(t, CheckK3(ops, shop()), "was acknowledged and is missing")
+	want(t, CheckK3(ops, shop(), nil), "was acknowledged and is missing")
+	execSQL(t, db, `UPDATE customers SET address = '' WHERE address <> '' AND id = (SELECT id FROM customers WHERE address <> '' LIMIT 1)`)
+	want(t, CheckK4(append(ops, FinalReads(ops, shop(), atRest)...), nil, nil), `it read ""`)
 }
 
 func firstOrder(t *testing.T, ops []Operation) Receipt {

@@ -10,23 +10,13 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-// prove has the database complete a durable write.
-func (k *Keeper) prove(ctx context.Context, c *cycle, t task) error {
-	ctx, cancel := context.WithDeadline(ctx, t.until)
-	defer cancel()
-	err := k.cfg.Fence.Heartbeat(ctx)
-	if err != nil {
-		c.failed(time.Now())
-		return fmt.Errorf("the database completes no write: %w", err)
-	}
-	c.proven()
-	return nil
-}
-
 // renew writes the record. The deadline counts from before the request.
 func (k *Keeper) renew(ctx context.Context, c *cycle, t task) error {
 	ctx, cancel := context.WithDeadline(ctx, t.until)
 	defer cancel()
+	k.mu.Lock()
+	t.renew.Rebuild = k.mu.rebuild
+	k.mu.Unlock()
 	start := time.Now()
 	r, err := k.cfg.Store.RenewLease(ctx, k.cfg.Site, t.renew, t.expect)
 	switch now := time.Now(); {
@@ -64,10 +54,6 @@ func (k *Keeper) enforce(ctx context.Context, c *cycle, t task) error {
 	}
 	defer k.unlockFence()
 
-	if err := k.checkDatabase(ctx, c); err != nil {
-		c.failed(time.Now())
-		return err
-	}
 	o, from := k.ownership()
 	st, err := k.cfg.Fence.State(ctx)
 	if err == nil {
@@ -85,33 +71,13 @@ func (k *Keeper) enforce(ctx context.Context, c *cycle, t task) error {
 		return fmt.Errorf("the fence is not extended: %w", err)
 	}
 	c.enforced(time.Now())
-	k.active(c.until.Add(-k.t.margin))
+	k.clock.extended()
+	k.extended(c.until.Add(-k.t.margin))
 	if err := k.open(ctx, o, from); err != nil {
 		return err
 	}
 	c.lease.Generation, c.lease.Version = o.Generation, o.Version
 	return nil
-}
-
-// checkDatabase refuses to go on with another database than the lease was kept for (a promoted standby, a restored
-// copy), unless the site owns nothing: its epochs may have been used by another history. Everything is closed first.
-func (k *Keeper) checkDatabase(ctx context.Context, c *cycle) error {
-	id, err := k.cfg.Fence.Identity(ctx)
-	if err != nil || id == c.lease.Database {
-		return err
-	}
-	o, _ := k.ownership()
-	if !owns(o, k.cfg.Site) {
-		k.log.Info("the site's database is a new one; it owns no bucket, so that is harmless", "site", k.cfg.Site, "was", c.lease.Database, "is", id)
-		c.lease.Database, c.returns = id, true
-		return nil
-	}
-	if err := k.cfg.Fence.Restrict(ctx, nil); err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: it is %s, and the lease was kept for %s (system identifier/timeline); a promoted standby or a restored copy "+
-		"may lack writes of the epochs at which this site owns its buckets, so that nothing is opened; bring the former database back",
-		ErrDatabaseChanged, id, c.lease.Database)
 }
 
 // open opens what o says is open here, and says so to those who wait for it. The fence's token is held.

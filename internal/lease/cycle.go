@@ -55,6 +55,7 @@ type cycle struct {
 	deadline time.Time // of the renewal that is being enforced
 	until    time.Time // of the renewal that is enforced: the fence is open until then, less margin
 	returns  bool      // the bits of this database are not to be trusted: next enforcement starts from its epoch rows
+	shut     bool      // every bit was turned off since the last enforcement
 }
 
 // begin takes a record over; l is what it says now, found or not.
@@ -63,7 +64,8 @@ func begin(t timing, me string, l store.Lease, rev store.Revision, database topo
 	if l.Database != (topo.Identity{}) {
 		database = l.Database // the new one is adopted when it is known to be harmless
 	}
-	c.lease = store.Lease{Holder: me, Sequence: l.Sequence, Duration: t.duration, Database: database, Generation: l.Generation, Version: l.Version}
+	c.lease = store.Lease{Holder: me, Sequence: l.Sequence, Duration: t.duration, Database: database,
+		Beat: l.Beat, Generation: l.Generation, Version: l.Version}
 	return c
 }
 
@@ -98,8 +100,24 @@ func (c *cycle) next(now time.Time) task {
 	panic(fmt.Sprintf("BUG: cycle in phase %d", c.phase))
 }
 
-// proven: the database completed a durable write.
-func (c *cycle) proven() { c.phase = renewing }
+// proven: the database completed a durable write, with which its counter reached beat.
+func (c *cycle) proven(beat uint64) {
+	c.phase, c.wake = renewing, time.Time{}
+	c.lease.Beat = beat
+}
+
+// closed: every bit was turned off before the lease's time.
+func (c *cycle) closed() { c.until, c.returns, c.shut = time.Time{}, true, true }
+
+// rest: nothing but time or others can help; look again once per renewal.
+func (c *cycle) rest(now time.Time) { c.phase, c.wake = proving, now.Add(c.t.every) }
+
+// adopt: the lease is kept for another database from here on.
+func (c *cycle) adopt(database topo.Identity) {
+	c.lease.Database, c.lease.Beat = database, 0
+	c.returns = true
+	c.phase, c.wake = proving, time.Time{}
+}
 
 // failed: the database did not complete what was asked of it. Nothing is renewed before it completes a write again, so
 // a dead database under a live agent loses its lease.
@@ -147,7 +165,7 @@ func (c *cycle) read(l store.Lease, rev store.Revision, found bool) {
 // enforced: the fence is restricted to the ownership and its lease runs until the deadline less margin.
 func (c *cycle) enforced(now time.Time) {
 	c.until = c.deadline
-	c.returns = false
+	c.returns, c.shut = false, false
 	c.phase, c.wake = resting, c.deadline.Add(c.t.every-c.t.duration)
 	if c.wake.Before(now) {
 		c.wake = now

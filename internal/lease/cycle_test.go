@@ -116,7 +116,7 @@ func happen(t *testing.T, c *cycle, event string, now time.Time) {
 	switch {
 	case event == "-":
 	case event == "proven":
-		c.proven()
+		c.proven(1)
 	case event == "failed":
 		c.failed(now)
 	case event == "refused":
@@ -181,7 +181,7 @@ func TestCycleNeverOutlivesItsRenewals(t *testing.T) {
 				now = job.until
 			case proving:
 				if proven = ok; ok {
-					c.proven()
+					c.proven(1)
 				} else {
 					c.failed(now)
 				}

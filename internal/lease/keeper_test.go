@@ -59,7 +59,7 @@ func start(t *testing.T, s *memStore, f *memFence, change ...func(*Config)) *sit
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	x := &site{t: t, store: s, fence: f, keeper: k, stop: cancel, ended: make(chan error, 1)}
-	go func() { x.ended <- k.Run(ctx) }()
+	go func() { x.ended <- k.Run(ctx, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		<-x.ended
@@ -485,39 +485,6 @@ func TestRevoked(t *testing.T) {
 		x.wantAccepts(2, true)
 		if s.record().Revoked || s.record().Holder != x.keeper.cfg.Incarnation {
 			t.Errorf("record %+v", s.record())
-		}
-	})
-}
-
-func TestAnotherDatabase(t *testing.T) {
-	t.Parallel()
-	bubble(t, "that owns buckets is closed", func(t *testing.T) {
-		s, f := &memStore{}, newMemFence("a")
-		s.own(users())
-		x := start(t, s, f)
-		f.set(func(f *memFence) { f.identity.Timeline = 2 })
-		err := <-x.ended
-		x.ended <- err
-		if !errors.Is(err, ErrDatabaseChanged) {
-			t.Errorf("ended with %v", err)
-		}
-		x.wantOn("")
-		// Nor does a new run take it for granted.
-		y := start(t, s, f, func(c *Config) { c.Previous = x.keeper.cfg.Incarnation })
-		err = <-y.ended
-		y.ended <- err
-		if !errors.Is(err, ErrDatabaseChanged) {
-			t.Errorf("the next run ended with %v", err)
-		}
-	})
-	bubble(t, "that owns nothing is adopted", func(t *testing.T) {
-		s, f := &memStore{}, newMemFence("c")
-		s.own(users())
-		x := start(t, s, f, func(c *Config) { c.Site = "c" })
-		f.set(func(f *memFence) { f.identity.System = "8000" })
-		after(d)
-		if s.record().Database.System != "8000" || !x.keeper.Status().Active {
-			t.Errorf("record %+v, status %+v", s.record(), x.keeper.Status())
 		}
 	})
 }

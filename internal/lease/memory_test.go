@@ -78,6 +78,18 @@ func (s *memStore) RenewLease(ctx context.Context, _ topo.SiteID, l store.Lease,
 	return r, unreadable
 }
 
+func (s *memStore) Ownership(ctx context.Context) (topo.Ownership, store.Revision, error) {
+	if err := s.wait(ctx); err != nil {
+		return topo.Ownership{}, 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ownerRev == 0 {
+		return topo.Ownership{}, 0, store.ErrNotFound
+	}
+	return s.owner, s.ownerRev, s.unreadable
+}
+
 // set changes the store at once, as another process would.
 func (s *memStore) set(f func(*memStore)) {
 	s.mu.Lock()
@@ -137,9 +149,13 @@ type memFence struct {
 	closing  map[topo.BucketID]topo.Epoch
 	lease    time.Time // on the database's clock
 	ahead    time.Duration
+	beat     uint64
+	reached  time.Time
+	writers  int // transactions that hold write locks; EndWriters ends them
 	calls    []string
 
-	hang   bool // every request hangs until its deadline
+	hang   bool          // every request hangs until its deadline
+	slow   time.Duration // of each answer to a heartbeat
 	refuse map[string]error
 	seen   func(call string) // called with the lock held
 }
@@ -227,8 +243,58 @@ func (f *memFence) Identity(ctx context.Context) (id topo.Identity, err error) {
 	return id, err
 }
 
-func (f *memFence) Heartbeat(ctx context.Context) error {
-	return f.call(ctx, "heartbeat", func() error { return nil })
+func (f *memFence) Heartbeat(ctx context.Context, after uint64) (p postgres.Pulse, err error) {
+	defer func() {
+		f.mu.Lock()
+		slow := f.slow
+		f.mu.Unlock()
+		time.Sleep(slow)
+	}()
+	err = f.call(ctx, "heartbeat", func() error {
+		p.Database = f.identity
+		if f.beat < after {
+			return &postgres.WentBackError{Beat: f.beat, After: after}
+		}
+		f.beat++
+		if now := f.clock(); now.After(f.reached) {
+			f.reached = now
+		}
+		p.Beat, p.Clock, p.Reached = f.beat, f.clock(), f.reached
+		return nil
+	})
+	return p, err
+}
+
+func (f *memFence) DistrustClock(ctx context.Context) error {
+	return f.call(ctx, "distrust", func() error {
+		clear(f.bits)
+		if f.lease.After(f.reached) {
+			f.reached = f.lease
+		}
+		return nil
+	})
+}
+
+func (f *memFence) ForgetMoments(ctx context.Context) error {
+	return f.call(ctx, "forget", func() error {
+		clear(f.bits)
+		f.lease, f.reached = time.Time{}, f.clock()
+		return nil
+	})
+}
+
+func (f *memFence) EndWriters(ctx context.Context, patience, bound time.Duration) (ended []postgres.Blocker, err error) {
+	select {
+	case <-time.After(patience):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	err = f.call(ctx, "end writers", func() error {
+		ended = make([]postgres.Blocker, f.writers)
+		f.writers = 0
+		return nil
+	})
+	return ended, err
 }
 
 func (f *memFence) State(ctx context.Context) (st postgres.FenceState, err error) {

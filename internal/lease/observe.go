@@ -58,7 +58,8 @@ func (k *Keeper) Status() Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := k.mu.status
-	s.Active = time.Now().Before(k.mu.until)
+	s.Rebuild = k.mu.rebuild
+	s.Active, s.Holder = time.Now().Before(k.mu.until), k.mu.holder
 	s.Generation, s.Version = k.mu.newest.Generation, k.mu.newest.Version
 	return s
 }
@@ -91,19 +92,74 @@ func (k *Keeper) sayOpened(o topo.Ownership) bool {
 	return true
 }
 
-func (k *Keeper) active(until time.Time) {
+// extended notes until when the fence may be open; zero: everything was closed before its time. When the writers of the
+// last extension must have ended stays as it is then.
+func (k *Keeper) extended(until time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.mu.until = until
+	if !until.IsZero() {
+		k.lapsesLocked(until)
+	}
+}
+
+func (k *Keeper) lapsesLocked(at time.Time) {
+	k.mu.lapses = at
+	close(k.mu.lapsesChange)
+	k.mu.lapsesChange = make(chan struct{})
 }
 
 // inactive is the end of being active. Whoever opens at this moment ends first: nothing is opened afterwards.
 func (k *Keeper) inactive() {
 	k.mu.Lock()
 	k.mu.until = time.Time{}
+	k.lapsesLocked(time.Time{})
 	k.mu.Unlock()
 	k.fencing <- struct{}{}
 	<-k.fencing
+}
+
+// Holder tells whether the site's record is this keeper's, in force or not.
+func (k *Keeper) Holder() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mu.holder
+}
+
+func (k *Keeper) holds(is bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.holder = is
+}
+
+// Differs says what is wrong with the database while it is another than the lease was kept for, or an older state of
+// it, and the site owns buckets; else nil. Its changes are not to be handed to anybody meanwhile.
+func (k *Keeper) Differs() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mu.differ
+}
+
+func (k *Keeper) differs(problem error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.differ = problem
+}
+
+// Rebuilt says that the adopted database has been settled with the sites that own its buckets: the next renewal takes
+// Rebuild out of the record.
+func (k *Keeper) Rebuilt() { k.rebuilds(false) }
+
+func (k *Keeper) rebuilds(is bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.rebuild = is
+}
+
+func (k *Keeper) sayClock(text string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.status.Clock = text
 }
 
 // doing keeps the status, and logs a problem when it begins and when it is over.

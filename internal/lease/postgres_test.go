@@ -41,7 +41,7 @@ func TestRealStoreAndDatabase(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	opened := k.Opened()
-	go func() { ended <- k.Run(ctx) }()
+	go func() { ended <- k.Run(ctx, nil) }()
 	select {
 	case <-opened:
 	case err := <-ended:
@@ -160,7 +160,25 @@ func fencedDatabase(t *testing.T) (*postgres.Fence, *pgx.Conn) {
 	ctx := context.Background()
 	srv := pgserver.Shared(t)
 	db := srv.Database(t)
-	agent, app := db+"_agt", db+"_app"
+	agent, app := prepare(t, srv, db)
+	fence, err := postgres.OpenFence(ctx, srv.DSN(agent, db), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fence.Close)
+	conn, err := pgx.Connect(ctx, srv.DSN(app, db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(ctx) })
+	return fence, conn
+}
+
+// prepare puts a table and its fence into a database, and returns the roles of agent and application.
+func prepare(t *testing.T, srv *pgserver.Server, db string) (agent, app string) {
+	t.Helper()
+	ctx := context.Background()
+	agent, app = db+"_agt", db+"_app"
 	admin, err := pgx.Connect(ctx, srv.DSN(pgserver.Superuser, db))
 	if err != nil {
 		t.Fatal(err)
@@ -181,17 +199,7 @@ func fencedDatabase(t *testing.T) (*postgres.Fence, *pgx.Conn) {
 	if err := postgres.Apply(ctx, srv.DSN(pgserver.Superuser, db), plan, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
-	fence, err := postgres.OpenFence(ctx, srv.DSN(agent, db), "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(fence.Close)
-	conn, err := pgx.Connect(ctx, srv.DSN(app, db))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(ctx) })
-	return fence, conn
+	return agent, app
 }
 
 func freeAddr(t *testing.T) string {
@@ -225,5 +233,46 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		case <-end:
 			t.Fatalf("not within 20 s: %s", what)
 		}
+	}
+}
+
+// TestLapsedLeaseEndsWritersInTheDatabase: the store is gone, and so are the application's transactions at lapse + W,
+// though nobody asked them to commit.
+func TestLapsedLeaseEndsWritersInTheDatabase(t *testing.T) {
+	t.Parallel()
+	client, stopStore := oneMemberStore(t)
+	fence, app := fencedDatabase(t)
+	o := topo.NewOwnership(map[topo.KeyspaceID]topo.Placement{"users": {Buckets: 2, Hash: topo.HashMD5,
+		Ranges: []topo.Range{{First: 0, Last: 1, Owner: "a", Epoch: 1, State: topo.Open}}}})
+	if err := client.Bootstrap(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	const w = 400 * time.Millisecond
+	k, err := New(Config{Site: "a", Store: client, Fence: fence, Duration: 1500 * time.Millisecond, W: w, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(ctx, nil) }()
+	eventually(t, "the site is open", func() bool { return k.OpenedVersion() > 0 })
+	for _, sql := range []string{"BEGIN", "INSERT INTO item (id) VALUES (1)"} {
+		if _, err := app.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stopStore()
+	eventually(t, "the lease lapses", func() bool { _, live := k.Deadline(); return !live })
+	lapsed := time.Now()
+	eventually(t, "the writer's session is ended", func() bool { return k.Status().WritersEnded == 1 })
+	if late := time.Since(lapsed); late > w+500*time.Millisecond {
+		t.Errorf("ended %s after the lapse; W is %s", late, w)
+	}
+	if _, err := app.Exec(ctx, "COMMIT"); err == nil {
+		t.Error("it committed")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

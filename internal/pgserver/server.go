@@ -128,13 +128,8 @@ func (s *Server) initdb(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(s.Dir, "PG_VERSION")); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return fmt.Errorf("data folder: %w", err)
-	}
-	if s.owner != nil {
-		if err := os.Chown(s.Dir, int(s.owner.Uid), int(s.owner.Gid)); err != nil {
-			return fmt.Errorf("data folder: %w", err)
-		}
+	if err := s.newDir(s.Dir); err != nil {
+		return err
 	}
 	cmd := exec.CommandContext(ctx, s.opts.Binaries.Path("initdb"), "-D", s.Dir, "-U", Superuser, "--auth=trust",
 		"-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions")

@@ -24,8 +24,9 @@ type ApplyConfig struct {
 	BatchRows  int // how many rows join into one target transaction; default 4000
 	BatchBytes int // and how many bytes; default 4 MiB
 
-	conn   *pgx.ConnConfig
-	tables map[string]TableSpec
+	tailBytes int // how much of one transaction is decided as one, when it is stale; 256 MiB
+	conn      *pgx.ConnConfig
+	tables    map[string]TableSpec
 }
 
 // StopError says why applying stopped and what to look at. Applying goes on from the same place once the reason is
@@ -75,6 +76,7 @@ func OpenApply(ctx context.Context, cfg ApplyConfig) (*Applier, error) {
 	if a.cfg.BatchBytes <= 0 {
 		a.cfg.BatchBytes = 4 << 20
 	}
+	a.cfg.tailBytes = 256 << 20
 	a.cfg.tables = make(map[string]TableSpec, len(cfg.Tables))
 	shared := ""
 	for _, t := range cfg.Tables {

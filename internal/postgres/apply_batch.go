@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/atollhq/atoll/internal/change"
+	"github.com/atollhq/atoll/topo"
 )
 
 // applyWorker owns the connection of one Run.
@@ -17,6 +19,9 @@ type applyWorker struct {
 	s       *applySession // nil: connect first
 	applied func(change.Position, []change.Marker)
 	large   *largeTx
+	tail    *applySession // decides what is stale; nil: connect first
+	parts   *change.Tx    // a large transaction that is collected, because some of it may be stale
+	size    int           // of parts
 	items   []applyItem
 	args    [][]byte
 }
@@ -33,18 +38,31 @@ func (w *applyWorker) reset() {
 		w.s.close()
 		w.s = nil
 	}
+	if w.tail != nil {
+		w.tail.close()
+		w.tail = nil
+	}
 }
 
 // apply applies a group that applyQueue.take cut off. What may succeed when tried again is tried again here, on a new
 // connection if need be; the progress row says whether a commit with an unknown outcome took place.
 func (w *applyWorker) apply(ctx context.Context, group []change.Tx) error {
 	if len(group) == 1 && !(group[0].First && group[0].Last) {
-		return w.applyPart(ctx, &group[0])
+		whole, err := w.part(ctx, &group[0])
+		if err != nil || whole == nil {
+			return err
+		}
+		group = []change.Tx{*whole}
 	}
 	for wait := newBackoff(); ; {
 		err := w.attempt(ctx, &group)
 		if err != nil && ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if errors.Is(err, errCutsChanged) {
+			if err = w.s.loadProgress(ctx); err == nil {
+				continue
+			}
 		}
 		if err == nil || !transient(err) {
 			return err
@@ -89,15 +107,22 @@ func (w *applyWorker) connected(ctx context.Context) error {
 // stands before the transaction to blame is applied, and that one alone, row by row, with conflicts decided. n says
 // how many transactions became durable.
 func (w *applyWorker) applySome(ctx context.Context, group []change.Tx) (n int, err error) {
+	if len(w.s.cuts) > 0 { // stale transactions go one by one, those before them in batches
+		if i := slices.IndexFunc(group, func(tx change.Tx) bool { return w.s.cuts.inTail(&tx) }); i == 0 {
+			if err := w.decide(ctx, &group[0]); err != nil {
+				return 0, err
+			}
+			return 1, w.done(ctx, &group[0])
+		} else if i > 0 {
+			group = group[:i]
+		}
+	}
 	for !w.cfg.hasShared(&group[0]) {
 		blame, err := w.together(ctx, group)
 		if err == nil {
-			last := &group[len(group)-1]
-			w.applied(last.Position, last.Markers)
-			return len(group), nil
+			return len(group), w.done(ctx, &group[len(group)-1])
 		}
-		var stop *StopError
-		if transient(err) || errors.As(err, &stop) || ctx.Err() != nil {
+		if transient(err) || settled(err) || ctx.Err() != nil {
 			return 0, err
 		}
 		if err := w.s.command(ctx, "ROLLBACK"); err != nil {
@@ -114,8 +139,23 @@ func (w *applyWorker) applySome(ctx context.Context, group []change.Tx) (n int, 
 	if err := w.rowByRow(ctx, &group[0]); err != nil {
 		return 0, err
 	}
-	w.applied(group[0].Position, group[0].Markers)
-	return 1, nil
+	return 1, w.done(ctx, &group[0])
+}
+
+// done reports what is durable up to the end of tx. Behind a marker some cuts may have had their say.
+func (w *applyWorker) done(ctx context.Context, tx *change.Tx) error {
+	w.applied(tx.Position, tx.Markers)
+	if len(tx.Markers) == 0 || len(w.s.cuts) == 0 {
+		return nil
+	}
+	return w.s.loadProgress(ctx)
+}
+
+// settled errors are final, or somebody further up knows what to do about them.
+func settled(err error) bool {
+	var stop *StopError
+	var passing interface{ Passing() bool }
+	return errors.As(err, &stop) || errors.As(err, &passing) || errors.Is(err, errCutsChanged)
 }
 
 // together applies whole transactions in one target transaction. blame is the index of the one that failed, -1 if
@@ -131,7 +171,7 @@ func (w *applyWorker) together(ctx context.Context, group []change.Tx) (blame in
 	}
 	if at, err := w.s.pipeline(ctx, w.items); err != nil {
 		if at >= 0 {
-			return w.items[at].tx, w.beginError(at, err)
+			return w.items[at].tx, w.beginError(ctx, at, err)
 		}
 		return -1, err
 	}
@@ -139,11 +179,31 @@ func (w *applyWorker) together(ctx context.Context, group []change.Tx) (blame in
 }
 
 // beginError explains a failure of the statements that open a transaction; others stay as they are.
-func (w *applyWorker) beginError(at int, err error) error {
-	if errors.Is(err, errRowMissing) && w.items[at].st.name == "progress" {
-		return &StopError{Origin: w.cfg.Origin, Position: w.s.position, Err: errors.New("progress moved meanwhile: another agent applies this origin's changes here")}
+func (w *applyWorker) beginError(ctx context.Context, at int, err error) error {
+	if !errors.Is(err, errRowMissing) || w.items[at].st.name != "progress" {
+		return err
 	}
-	return err
+	return w.progressMoved(ctx)
+}
+
+// errCutsChanged: a failover recorded where epochs of the origin end. What is applied next must be looked at anew.
+var errCutsChanged = errors.New("the origin's cuts changed")
+
+// progressMoved says why the progress row is not as this worker knows it. The open transaction is given up.
+func (w *applyWorker) progressMoved(ctx context.Context) error {
+	if err := w.s.command(ctx, "ROLLBACK"); err != nil {
+		return err
+	}
+	rows, _, err := w.s.run(ctx, "SELECT position, halted, cuts FROM atoll.progress WHERE origin = $1::text", []byte(w.cfg.Origin))
+	switch {
+	case err != nil:
+		return err
+	case len(rows) == 1 && len(rows[0][1]) > 0:
+		return &HaltedError{w.cfg.Origin, topo.HandoverID(rows[0][1])}
+	case len(rows) == 1 && string(rows[0][2]) != strconv.Itoa(w.s.cutCount) && string(rows[0][0]) == strconv.FormatUint(uint64(w.s.position), 10):
+		return errCutsChanged
+	}
+	return &StopError{Origin: w.cfg.Origin, Position: w.s.position, Err: errors.New("progress moved meanwhile: another agent applies this origin's changes here")}
 }
 
 func lastCommitted(group []change.Tx) time.Time {
@@ -212,26 +272,51 @@ func (w *applyWorker) truncate(ctx context.Context, rows []change.Row) (int, *ap
 // rowByRow applies one transaction alone, deciding conflicts as they come. Whatever cannot be decided stops with the
 // row that is to blame.
 func (w *applyWorker) rowByRow(ctx context.Context, tx *change.Tx) error {
+	return w.rows(ctx, tx, nil, func() { w.s.position, w.s.known = tx.Position, true })
+}
+
+// rows is rowByRow with another way to write progress, if record is given. done notes the commit.
+func (w *applyWorker) rows(ctx context.Context, tx *change.Tx, record func() error, done func()) error {
+	for yield := false; ; yield = true {
+		err := w.rowsOnce(ctx, tx, yield, record)
+		if err == nil {
+			if err = w.s.end(ctx); err == nil {
+				done()
+				return nil
+			}
+			return w.stop(tx, nil, err)
+		}
+		if yield || sqlState(err) != codeUnique {
+			return err
+		}
+		if err := w.s.command(ctx, "ROLLBACK"); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *applyWorker) rowsOnce(ctx context.Context, tx *change.Tx, yield bool, record func() error) error {
 	w.items = w.s.beginItems(w.items[:0], tx.Position, tx.Committed)
+	if record != nil {
+		w.items = slices.DeleteFunc(w.items, func(it applyItem) bool { return it.st.name == "progress" })
+	}
 	if at, err := w.s.pipeline(ctx, w.items); err != nil {
 		if at >= 0 {
-			err = w.beginError(at, err)
+			err = w.beginError(ctx, at, err)
 		}
 		return w.stop(tx, nil, err)
 	}
-	if err := w.decideRows(ctx, tx); err != nil {
-		return err
+	if record != nil {
+		if err := record(); err != nil {
+			return w.stop(tx, nil, err)
+		}
 	}
-	if err := w.s.commit(ctx, tx.Position); err != nil {
-		return w.stop(tx, nil, err)
-	}
-	return nil
+	return w.decideRows(ctx, tx, yield)
 }
 
 // stop gives an error its place, unless trying again may help.
 func (w *applyWorker) stop(tx *change.Tx, row *change.Row, err error) error {
-	var known *StopError
-	if transient(err) || errors.As(err, &known) || errors.Is(err, context.Canceled) {
+	if err == nil || transient(err) || settled(err) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	e := &StopError{Origin: w.cfg.Origin, Position: tx.Position, XID: tx.XID, Err: err}
@@ -242,6 +327,43 @@ func (w *applyWorker) stop(tx *change.Tx, row *change.Row, err error) error {
 		}
 	}
 	return e
+}
+
+// part takes one part of a large transaction. While stale changes may come, the parts are collected: what belongs to a
+// bucket is decided as one. It returns the whole when it is complete.
+func (w *applyWorker) part(ctx context.Context, tx *change.Tx) (*change.Tx, error) {
+	for w.parts == nil {
+		if err := w.connected(ctx); err != nil {
+			return nil, err
+		}
+		if tx.First && w.s.cuts.reach(tx.Position) {
+			whole := *tx
+			whole.Rows, whole.Markers, whole.Last = nil, nil, true
+			w.parts, w.size = &whole, 0
+			break
+		}
+		err := w.applyPart(ctx, tx)
+		if !errors.Is(err, errCutsChanged) { // only its first part finds that out
+			return nil, err
+		}
+		if err := w.s.loadProgress(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if w.parts.Position != tx.Position {
+		return nil, w.stop(tx, nil, errors.New("a part of a transaction without its beginning"))
+	}
+	if w.size += sizeOf(tx); w.size > w.cfg.tailBytes {
+		return nil, w.stop(tx, nil, fmt.Errorf("a transaction of the lost site, committed beyond the cut, is larger than the %d MiB that are decided as one; "+
+			"undo it there, or take the origin's copy anew", w.cfg.tailBytes>>20))
+	}
+	w.parts.Rows, w.parts.Markers = append(w.parts.Rows, tx.Rows...), append(w.parts.Markers, tx.Markers...)
+	if !tx.Last {
+		return nil, nil
+	}
+	whole := w.parts
+	w.parts = nil
+	return whole, nil
 }
 
 // applyPart applies one part of a large transaction. The target transaction stays open between parts; each part is a
@@ -257,8 +379,9 @@ func (w *applyWorker) applyPart(ctx context.Context, tx *change.Tx) error {
 			w.items = w.s.beginItems(w.items[:0], tx.Position, tx.Committed)
 			if at, err := w.s.pipeline(ctx, w.items); err != nil {
 				if at >= 0 {
-					err = w.beginError(at, err)
+					err = w.beginError(ctx, at, err)
 				}
+				w.large = nil
 				return w.stop(tx, nil, err)
 			}
 		}
@@ -305,7 +428,7 @@ func (w *applyWorker) partRows(ctx context.Context, tx *change.Tx) error {
 		if err := w.s.command(ctx, "ROLLBACK TO SAVEPOINT part"); err != nil {
 			return err
 		}
-		if err := w.decideRows(ctx, tx); err != nil {
+		if err := w.decideRows(ctx, tx, true); err != nil {
 			return err
 		}
 	}

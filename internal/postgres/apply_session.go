@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/atollhq/atoll/internal/change"
+	"github.com/atollhq/atoll/topo"
 )
 
 // pipelineWindow is how many statements go out before the answers of the window before are read. The answers of two
@@ -31,13 +32,37 @@ type applySession struct {
 	commitTime bool // track_commit_timestamp
 	known      bool // a progress row exists
 	position   change.Position
+	split      change.Position // the ordinary rows of the transaction that ends there are here already
+	cutCount   int             // of changes of the origin's cuts, as of when they were read
+	cuts       cutSet
 	targets    map[*change.Table]*applyTarget
 	statements int
 	begin      []*applyStatement
 }
 
 func connectApply(ctx context.Context, cfg *ApplyConfig) (*applySession, error) {
-	conn, err := pgx.ConnectConfig(ctx, cfg.conn.Copy())
+	s, err := dialApply(ctx, cfg, applyName)
+	if err == nil {
+		err = s.setUpOrigin(ctx)
+	}
+	if err == nil {
+		err = s.loadProgress(ctx)
+	}
+	if err != nil {
+		if s != nil {
+			s.close()
+		}
+		return nil, err
+	}
+	s.prepareBegin()
+	return s, nil
+}
+
+// dialApply makes a session whose changes are the site's own, until setUpOrigin.
+func dialApply(ctx context.Context, cfg *ApplyConfig, name string) (*applySession, error) {
+	config := cfg.conn.Copy()
+	config.RuntimeParams["application_name"] = name + string(cfg.Origin)
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +93,16 @@ func (s *applySession) setUp(ctx context.Context) error {
 	if s.isReplica, err = s.privileged(ctx, "SET session_replication_role = replica"); err != nil {
 		return err
 	}
+	var tracked string
+	if err := s.conn.QueryRow(ctx, "SHOW track_commit_timestamp").Scan(&tracked); err != nil {
+		return err
+	}
+	s.commitTime = tracked == "on"
+	return nil
+}
+
+// setUpOrigin makes the session's changes those of the origin, where the role may do that.
+func (s *applySession) setUpOrigin(ctx context.Context) (err error) {
 	name := OriginName(s.cfg.Origin)
 	if s.hasOrigin, err = s.privileged(ctx, "SELECT pg_replication_origin_create('"+name+"') WHERE pg_replication_origin_oid('"+name+"') IS NULL"); err != nil {
 		return fmt.Errorf("replication origin %s: %w", name, err)
@@ -77,15 +112,6 @@ func (s *applySession) setUp(ctx context.Context) error {
 			return fmt.Errorf("replication origin %s: %w", name, err)
 		}
 	}
-	var tracked string
-	if err := s.conn.QueryRow(ctx, "SHOW track_commit_timestamp").Scan(&tracked); err != nil {
-		return err
-	}
-	s.commitTime = tracked == "on"
-	if err := s.loadProgress(ctx); err != nil {
-		return err
-	}
-	s.prepareBegin()
 	return nil
 }
 
@@ -98,15 +124,33 @@ func (s *applySession) privileged(ctx context.Context, sql string) (bool, error)
 	return err == nil, err
 }
 
+// loadProgress reads how far the origin's changes are here, and where its epochs end.
 func (s *applySession) loadProgress(ctx context.Context) error {
-	var position int64
-	err := s.conn.QueryRow(ctx, "SELECT position FROM atoll.progress WHERE origin = $1", string(s.cfg.Origin)).Scan(&position)
-	s.known = err == nil
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
+	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return err
 	}
-	s.position = change.Position(position)
-	return err
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	var position, split int64
+	var halted topo.HandoverID
+	err = tx.QueryRow(ctx, "SELECT position, split, halted, cuts FROM atoll.progress WHERE origin = $1", string(s.cfg.Origin)).
+		Scan(&position, &split, &halted, &s.cutCount)
+	s.known = err == nil
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		s.position, s.split, s.cutCount, s.cuts = 0, 0, 0, nil
+		return nil
+	case err != nil:
+		return err
+	}
+	s.position, s.split = change.Position(position), change.Position(split)
+	if s.cuts, err = readCuts(ctx, tx, s.cfg.Origin); err != nil {
+		return err
+	}
+	if halted != "" {
+		return &HaltedError{s.cfg.Origin, halted}
+	}
+	return nil
 }
 
 // prepareBegin lists what every applying transaction starts with. Progress comes before the rows: a second applier of
@@ -122,7 +166,7 @@ func (s *applySession) prepareBegin() {
 		&applyStatement{name: "mark", sql: "SELECT pg_logical_emit_message(true, '" + markPrefix + "', $1::text)", want: -1},
 		&applyStatement{name: "progress", want: 1, sql: `INSERT INTO atoll.progress AS p (origin, position, committed_at) VALUES ($1::text, $2::text::bigint, $3::text::timestamptz)
 			ON CONFLICT (origin) DO UPDATE SET position = excluded.position, committed_at = coalesce(excluded.committed_at, p.committed_at), applied_at = clock_timestamp()
-			WHERE p.position = $4::text::bigint AND excluded.position > p.position`})
+			WHERE p.position = $4::text::bigint AND excluded.position > p.position AND p.halted = '' AND p.cuts = $5::text::int`})
 }
 
 // applyItem is a statement with its arguments; tx says which source transaction it belongs to, -1 for none.
@@ -149,7 +193,7 @@ func (s *applySession) beginItems(items []applyItem, position change.Position, c
 		case "mark":
 			it.args = [][]byte{[]byte(s.cfg.Origin)}
 		case "progress":
-			it.args = [][]byte{[]byte(s.cfg.Origin), fmt.Appendf(nil, "%d", position), at, fmt.Appendf(nil, "%d", s.position)}
+			it.args = [][]byte{[]byte(s.cfg.Origin), fmt.Appendf(nil, "%d", position), at, fmt.Appendf(nil, "%d", s.position), fmt.Appendf(nil, "%d", s.cutCount)}
 		}
 		items = append(items, it)
 	}
@@ -278,6 +322,15 @@ func (s *applySession) command(ctx context.Context, sql string) error {
 
 // commit ends the target transaction and moves the known position.
 func (s *applySession) commit(ctx context.Context, position change.Position) error {
+	if err := s.end(ctx); err != nil {
+		return err
+	}
+	s.position, s.known = position, true
+	return nil
+}
+
+// end commits.
+func (s *applySession) end(ctx context.Context) error {
 	results, err := s.pg.Exec(ctx, "COMMIT").ReadAll()
 	if err != nil {
 		return err
@@ -285,7 +338,6 @@ func (s *applySession) commit(ctx context.Context, position change.Position) err
 	if len(results) != 1 || results[0].CommandTag.String() != "COMMIT" {
 		return errors.New("the server rolled the transaction back at its commit")
 	}
-	s.position, s.known = position, true
 	return nil
 }
 

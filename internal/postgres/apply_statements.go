@@ -27,6 +27,8 @@ type applyTarget struct {
 	site    int   // atoll's own tables: the column that names the site; else -1
 
 	byShape map[string]*applyStatement
+	foreign *[]foreignKey   // nil: not read yet
+	unique  []uniqueKey     // nil: not read yet
 	plain   *applyStatement // the update that sets every column and keeps the key
 	scratch []byte
 }
@@ -131,42 +133,19 @@ func (s *applySession) resolveColumns(ctx context.Context, target *applyTarget) 
 
 // resolveMatch picks the primary key, else the index that is the replica identity, if the source sends all of it.
 func (s *applySession) resolveMatch(ctx context.Context, target *applyTarget) error {
-	rows, err := s.conn.Query(ctx, `SELECT i.indexrelid, a.attname::text, n.nspname::text, o.oprname::text
-		FROM pg_index i
-		CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY x(attnum, opclass, ord)
-		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = x.attnum
-		JOIN pg_opclass oc ON oc.oid = x.opclass
-		JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3 AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
-		JOIN pg_operator o ON o.oid = ao.amopopr
-		JOIN pg_namespace n ON n.oid = o.oprnamespace
-		WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND (i.indisprimary OR i.indisreplident)
-		ORDER BY i.indisprimary DESC, i.indexrelid, x.ord`, target.sql)
+	indexes, err := s.equalities(ctx, target.sql, "i.indisprimary OR i.indisreplident")
 	if err != nil {
 		return err
 	}
-	type part struct{ column, schema, operator string }
-	var order []uint32
-	parts := make(map[uint32][]part)
-	var index uint32
-	var p part
-	if _, err := pgx.ForEachRow(rows, []any{&index, &p.column, &p.schema, &p.operator}, func() error {
-		if len(parts[index]) == 0 {
-			order = append(order, index)
-		}
-		parts[index] = append(parts[index], p)
-		return nil
-	}); err != nil {
-		return err
-	}
-	for _, index := range order {
+	for _, parts := range indexes {
 		var match []int
-		for _, p := range parts[index] {
+		for _, p := range parts {
 			i := slices.IndexFunc(target.table.Columns, func(c change.Column) bool { return c.Name == p.column && c.Key })
 			if i < 0 {
 				match = nil
 				break
 			}
-			target.columns[i].equal = fmt.Sprintf("OPERATOR(%s.%s)", pgx.Identifier{p.schema}.Sanitize(), p.operator)
+			target.columns[i].equal = p.operator
 			match = append(match, i)
 		}
 		if match != nil {
@@ -175,12 +154,43 @@ func (s *applySession) resolveMatch(ctx context.Context, target *applyTarget) er
 		}
 	}
 	switch {
-	case target.spec.IdentityFull && target.table.Identity == 'f':
+	case target.spec.IdentityFull && target.table.Identity == 'f', target.spec.AppendOnly:
 		target.whole = true
-	case !target.spec.AppendOnly:
+	default:
 		return errors.New("no primary key at this site that the source's replica identity covers; add one, or declare the table append_only or identity: full")
 	}
 	return nil
+}
+
+// indexPart is one column of an index with its equality operator, qualified.
+type indexPart struct{ column, operator string }
+
+// equalities reads indexes of a table, primary keys first.
+func (s *applySession) equalities(ctx context.Context, table, which string) ([][]indexPart, error) {
+	rows, err := s.conn.Query(ctx, `SELECT i.indexrelid, a.attname::text, format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+		FROM pg_index i
+		CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY x(attnum, opclass, ord)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = x.attnum
+		JOIN pg_opclass oc ON oc.oid = x.opclass
+		JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3 AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+		JOIN pg_operator o ON o.oid = ao.amopopr
+		JOIN pg_namespace n ON n.oid = o.oprnamespace
+		WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND (`+which+`)
+		ORDER BY i.indisprimary DESC, i.indexrelid, x.ord`, table)
+	if err != nil {
+		return nil, err
+	}
+	var out [][]indexPart
+	var index, last uint32
+	var p indexPart
+	_, err = pgx.ForEachRow(rows, []any{&index, &p.column, &p.operator}, func() error {
+		if index != last {
+			out, last = append(out, nil), index
+		}
+		out[len(out)-1] = append(out[len(out)-1], p)
+		return nil
+	})
+	return out, err
 }
 
 // statement gives the statement for a row. Statements are kept per shape: operation, columns that are sent, key changed
@@ -189,7 +199,7 @@ func (s *applySession) statement(t *applyTarget, row *change.Row) (*applyStateme
 	if t.plain != nil && row.Op == change.Update && row.Old == nil && complete(row.New) {
 		return t.plain, nil
 	}
-	if (row.Op == change.Update || row.Op == change.Delete) && (len(t.columns) == 0 || !t.whole && len(t.match) == 0) {
+	if row.Op != change.Insert && (len(t.columns) == 0 || len(t.match) == 0 && !t.spec.IdentityFull && !t.takesBack(row)) {
 		return nil, errors.New("an update or delete of a table that only takes inserts (append_only)")
 	}
 	shape := append(t.scratch[:0], byte(row.Op))
@@ -234,6 +244,11 @@ func (s *applySession) statement(t *applyTarget, row *change.Row) (*applyStateme
 		t.plain = st
 	}
 	return st, nil
+}
+
+// takesBack: after a failover the owner takes single rows of an append-only table back, by all their values.
+func (t *applyTarget) takesBack(row *change.Row) bool {
+	return row.Op == change.Delete && complete(row.Old)
 }
 
 // complete tells whether an image has all values.
@@ -348,16 +363,23 @@ func (t *applyTarget) where(st *applyStatement, row *change.Row) (string, error)
 	if !fromOld {
 		return "", errors.New("the source did not send the old row; its replica identity must be FULL")
 	}
+	equal := t.equalTerms(st)
+	here, there := "t.ctid", "w.ctid"
+	if t.tree {
+		here, there = "(t.tableoid, t.ctid)", "w.tableoid, w.ctid"
+	}
+	return fmt.Sprintf("%s = (SELECT %s FROM %s w WHERE %s LIMIT 1 FOR UPDATE)", here, there, t.sql, equal), nil
+}
+
+// equalTerms compares all values of a row w with the old image.
+func (t *applyTarget) equalTerms(st *applyStatement) string {
+	var terms []string
 	for i, c := range t.columns {
 		st.params = append(st.params, applyParam{old: true, column: i})
 		terms = append(terms, fmt.Sprintf("CASE WHEN $%[2]d::text IS NULL THEN w.%[1]s IS NOT DISTINCT FROM NULL ELSE w.%[1]s IS DISTINCT FROM NULL AND format('%%s', w.%[1]s) = $%[2]d::text END",
 			c.name, len(st.params)))
 	}
-	here, there := "t.ctid", "w.ctid"
-	if t.tree {
-		here, there = "(t.tableoid, t.ctid)", "w.tableoid, w.ctid"
-	}
-	return fmt.Sprintf("%s = (SELECT %s FROM %s w WHERE %s LIMIT 1 FOR UPDATE)", here, there, t.sql, strings.Join(terms, " AND ")), nil
+	return strings.Join(terms, " AND ")
 }
 
 // rowText is SQL for the whole row as a JSON object of the values' text forms, as the source's rows are logged.

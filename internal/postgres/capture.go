@@ -258,7 +258,7 @@ func (c *Capture) Run(ctx context.Context, from change.Position, epochs change.E
 	c.mu.flushed, c.mu.emitted = from, from
 	c.mu.Unlock()
 	s := &captureStream{Capture: c, conn: conn.Conn, front: conn.Frontend, emit: emit,
-		decoder: newPgDecoder(), stamper: newStamper(&c.cfg, epochs), last: from, lastAt: time.Now()}
+		decoder: newPgDecoder(), stamper: newStamper(&c.cfg, epochs), last: from, lastAt: time.Now(), tailTables: tailTables{}}
 	return c.wrap(s.run(ctx))
 }
 

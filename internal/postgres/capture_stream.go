@@ -104,6 +104,9 @@ type captureStream struct {
 	tx      *change.Tx // the transaction that is being received
 	bytes   int        // how much of it is waiting to be emitted
 	foreign bool       // it did not begin here, and is dropped
+	has     *tailMessage
+
+	tailTables tailTables
 
 	idle   change.Position // everything up to here was emitted, or is of no concern to the target
 	last   change.Position // of what was emitted last
@@ -255,7 +258,7 @@ func (s *captureStream) logical(ctx context.Context, data []byte) error {
 	case 'B':
 		// A transaction in parts has one position for all of them, known at its beginning: inside its commit record.
 		s.tx = &change.Tx{Origin: s.cfg.Site, Position: change.Position(m.commit) + 1, XID: uint64(m.xid), Committed: m.committed, First: true}
-		s.bytes, s.foreign = 0, false
+		s.bytes, s.foreign, s.has = 0, false, nil
 		return nil
 	}
 	if s.tx == nil {
@@ -265,8 +268,11 @@ func (s *captureStream) logical(ctx context.Context, data []byte) error {
 	case 'O':
 		return s.drop()
 	case 'M':
-		if m.prefix == markPrefix {
+		switch m.prefix {
+		case markPrefix:
 			return s.drop()
+		case tailPrefix:
+			return s.tailWord(ctx, m.content)
 		}
 	case 'C':
 		return s.commit(ctx, change.Position(m.end))
@@ -292,7 +298,7 @@ func (s *captureStream) drop() error {
 }
 
 func (s *captureStream) row(ctx context.Context, row change.Row, size int) error {
-	if s.foreign {
+	if s.foreign || s.has != nil && s.hasIt(&row) {
 		return nil
 	}
 	marker, err := s.stamper.stamp(&row)

@@ -44,6 +44,7 @@ type catalogRelation struct {
 	kind          rune   // pg_class.relkind
 	identity      rune   // pg_class.relreplident
 	identityIndex string // quoted name, with identity 'i'
+	primaryKey    bool
 	truncateGuard bool
 }
 
@@ -179,13 +180,14 @@ func (cat *catalog) readTable(ctx context.Context, c *pgx.Conn, t TableSpec, rol
 		SELECT format('%I.%I', n.nspname, r.relname), r.relkind, r.relreplident,
 		       coalesce((SELECT quote_ident(x.relname) FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
 		                 WHERE i.indrelid = r.oid AND i.indisreplident), ''),
+		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = r.oid AND i.indisprimary),
 		       EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = r.oid AND g.tgenabled = 'A' AND g.tgfoid = to_regproc('atoll.refuse_truncate'))
 		FROM tree JOIN pg_class r ON r.oid = tree.oid JOIN pg_namespace n ON n.oid = r.relnamespace ORDER BY 1`, *oid)
 	if err != nil {
 		return err
 	}
 	var r catalogRelation
-	if _, err := pgx.ForEachRow(rows, []any{&r.name, &r.kind, &r.identity, &r.identityIndex, &r.truncateGuard}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&r.name, &r.kind, &r.identity, &r.identityIndex, &r.primaryKey, &r.truncateGuard}, func() error {
 		have.tree = append(have.tree, r)
 		return nil
 	}); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -31,13 +32,14 @@ const (
 
 // decideRows applies a transaction's rows one by one in the open target transaction.
 //
-// Fenced tables: the owner wins, and a row of the stream is the owner's, so it is applied over what is here. Shared
+// Fenced tables: the owner wins, and a row of the stream is the owner's, so it is applied over what is here; with
+// yield also over rows that are in its way in a unique index, where this site does not own them. Shared
 // tables: the later write wins by (commit time, site). Every conflict is logged with both versions in the same
 // transaction.
-func (w *applyWorker) decideRows(ctx context.Context, tx *change.Tx) error {
+func (w *applyWorker) decideRows(ctx context.Context, tx *change.Tx, yield bool) error {
 	for i := 0; i < len(tx.Rows); i++ {
 		row := &tx.Rows[i]
-		n, err := w.decideRow(ctx, tx, row, tx.Rows[i:])
+		n, err := w.decideRow(ctx, tx, tx.Rows[i:], yield)
 		if err != nil {
 			return w.stop(tx, row, err)
 		}
@@ -46,8 +48,9 @@ func (w *applyWorker) decideRows(ctx context.Context, tx *change.Tx) error {
 	return nil
 }
 
-// decideRow returns how many rows behind row it took along.
-func (w *applyWorker) decideRow(ctx context.Context, tx *change.Tx, row *change.Row, rest []change.Row) (int, error) {
+// decideRow decides the first of some rows, and returns how many behind it it took along.
+func (w *applyWorker) decideRow(ctx context.Context, tx *change.Tx, rest []change.Row, yield bool) (int, error) {
+	row := &rest[0]
 	target, err := w.target(ctx, row)
 	if err != nil {
 		return 0, err
@@ -59,7 +62,7 @@ func (w *applyWorker) decideRow(ctx context.Context, tx *change.Tx, row *change.
 		}
 		return n - 1, w.s.command(ctx, st.sql)
 	}
-	d := &decision{w: w, tx: tx, row: row, target: target}
+	d := &decision{w: w, tx: tx, row: row, target: target, yield: yield}
 	if target.spec.Kind == topo.Shared && len(target.match) > 0 {
 		return 0, d.laterWins(ctx)
 	}
@@ -72,9 +75,19 @@ type decision struct {
 	tx     *change.Tx
 	row    *change.Row
 	target *applyTarget
+	yield  bool // rows that are not this site's make room in unique indexes
+
+	handover topo.HandoverID // of a stale row: the failover whose tail it is of,
+	decided  uint64          // the transaction that decides,
+	reason   string          // and why it was kept
 }
 
 func (d *decision) ownerWins(ctx context.Context) error {
+	if d.yield && d.row.New != nil {
+		if err := d.makeRoom(ctx); err != nil {
+			return err
+		}
+	}
 	switch d.row.Op {
 	case change.Insert:
 		return d.insert(ctx, conflictInsertExists, false)
@@ -217,6 +230,7 @@ type localRow struct {
 	text      []byte // JSON object of text forms
 	committed time.Time
 	site      topo.SiteID
+	xid       uint32 // the transaction that wrote it
 }
 
 // local reads and locks the row that a change is about; nil if there is none.
@@ -230,11 +244,11 @@ func (d *decision) local(ctx context.Context, row *change.Row) (*localRow, error
 		return nil, err
 	}
 	times := "NULL, NULL"
-	if d.target.spec.Kind == topo.Shared {
+	if d.target.spec.Kind == topo.Shared || d.w.s.commitTime {
 		times = `(extract(epoch FROM pg_xact_commit_timestamp(t.xmin)) * 1000000)::bigint,
 			(SELECT r.roname FROM pg_replication_origin r WHERE r.roident = (pg_xact_commit_timestamp_origin(t.xmin)).roident)`
 	}
-	rows, _, err := d.w.s.run(ctx, fmt.Sprintf("SELECT %s, %s FROM %s t WHERE %s FOR UPDATE", d.target.rowText(), times, d.target.sql, where), st.args(nil, row)...)
+	rows, _, err := d.w.s.run(ctx, fmt.Sprintf("SELECT %s, %s, t.xmin::text FROM %s t WHERE %s FOR UPDATE", d.target.rowText(), times, d.target.sql, where), st.args(nil, row)...)
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
@@ -249,12 +263,17 @@ func (d *decision) local(ctx context.Context, row *change.Row) (*localRow, error
 	if name := rows[0][2]; name != nil {
 		local.site = topo.SiteID(strings.TrimPrefix(string(name), OriginName("")))
 	}
+	xid, err := strconv.ParseUint(string(rows[0][3]), 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("xmin %q: %w", rows[0][3], err)
+	}
+	local.xid = uint32(xid)
 	return local, nil
 }
 
 // log writes a conflict down. local is nil when there is no row here.
 func (d *decision) log(ctx context.Context, kind string, local *localRow, outcome string) error {
-	var bucket, epoch, keyspace, localText []byte
+	var bucket, epoch, keyspace, localText, decided []byte
 	if d.row.Keyspace != "" {
 		b, e := d.row.NewBucket, d.row.NewEpoch
 		if d.row.New == nil {
@@ -266,14 +285,24 @@ func (d *decision) log(ctx context.Context, kind string, local *localRow, outcom
 	if local != nil {
 		localText = local.text
 	}
-	_, _, err := d.w.s.run(ctx, `INSERT INTO atoll.conflict (origin, position, source_xid, kind, table_name, keyspace, bucket, epoch, local_row, remote_row, decision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+	if d.decided != 0 {
+		decided = fmt.Appendf(nil, "%d", d.decided)
+	}
+	_, _, err := d.w.s.run(ctx, `INSERT INTO atoll.conflict (origin, position, source_xid, kind, table_name, keyspace, bucket, epoch, local_row, remote_row, decision, handover, decided_xid)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
 		[]byte(d.tx.Origin), fmt.Appendf(nil, "%d", d.tx.Position), fmt.Appendf(nil, "%d", d.tx.XID), []byte(kind),
-		[]byte(d.row.Table.Schema+"."+d.row.Table.Name), keyspace, bucket, epoch, localText, d.remoteText(), []byte(outcome))
+		[]byte(d.row.Table.Schema+"."+d.row.Table.Name), keyspace, bucket, epoch, localText, d.remoteText(), []byte(outcome), append([]byte{}, d.handover...), decided)
 	if err != nil {
 		return fmt.Errorf("log the conflict %s: %w", kind, err)
 	}
-	d.w.log.Warn("conflict", "kind", kind, "table", d.row.Table.Schema+"."+d.row.Table.Name, "key", d.target.key(d.row), "decision", outcome, "position", lsn(d.tx.Position))
+	level, about := slog.LevelWarn, []any{"kind", kind, "table", d.row.Table.Schema + "." + d.row.Table.Name, "key", d.target.key(d.row), "decision", outcome, "position", lsn(d.tx.Position)}
+	if d.handover != "" {
+		about = append(about, "failover", d.handover, "reason", d.reason)
+		if outcome == decisionApplied {
+			level = slog.LevelDebug // nothing to look at
+		}
+	}
+	d.w.log.Log(ctx, level, "conflict", about...)
 	return nil
 }
 

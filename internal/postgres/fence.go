@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"math"
-	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,6 +35,8 @@ type Fence struct {
 		sync.Mutex
 		seen map[topo.KeyspaceID]int64
 	}
+
+	bound atomic.Pointer[topo.Identity] // the database that answered the last heartbeat; nil: none did
 }
 
 // BucketRow is the fence's own word on a bucket of its site. A bucket without one was never opened here.
@@ -110,40 +110,6 @@ func (f *Fence) check(ctx context.Context, c *pgx.Conn) error {
 		return nil
 	})
 	return err
-}
-
-// Identity tells this database apart from clones, restored copies and promoted standbys. A standby has none.
-func (f *Fence) Identity(ctx context.Context) (topo.Identity, error) {
-	var id topo.Identity
-	err := f.conns.with(ctx, func(c *pgx.Conn) error {
-		var standby bool
-		var system, walFile *string
-		// the WAL file's name begins with the timeline; the control file's would lag behind a promotion
-		err := c.QueryRow(ctx, `SELECT pg_is_in_recovery(), system_identifier::text,
-			CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END
-			FROM pg_control_system()`).Scan(&standby, &system, &walFile)
-		switch {
-		case err != nil:
-			return err
-		case standby:
-			return errors.New("the database is a standby; the agent's DSN must lead to the primary")
-		case system == nil || walFile == nil || len(*walFile) < 8:
-			return errors.New("the database does not tell its system identifier and timeline")
-		}
-		timeline, err := strconv.ParseUint((*walFile)[:8], 16, 32)
-		id = topo.Identity{System: *system, Timeline: uint32(timeline)}
-		return err
-	})
-	return id, f.wrap("identity", err)
-}
-
-// Heartbeat completes a durable write: the proof that the database under a live agent is alive too.
-func (f *Fence) Heartbeat(ctx context.Context) error {
-	return f.wrap("heartbeat", f.conns.with(ctx, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, `INSERT INTO atoll.heartbeat AS h (id, beat) VALUES (1, 1)
-			ON CONFLICT (id) DO UPDATE SET beat = h.beat + 1, at = clock_timestamp()`)
-		return err
-	}))
 }
 
 // State reads the fence. Bits and the lease are not subject to snapshots, so they may be newer than the rows.
@@ -267,33 +233,6 @@ func wordsOf(spans topo.Spans) []uint32 {
 		}
 	}
 	return words
-}
-
-// ExtendLease makes the database accept writes until deadline (which must carry a monotonic reading) less margin.
-//
-// It reads the database's clock first and this process's second, so the moment it writes is a constant that errs on
-// the early side; a statement that arrives late can only write an old moment. Moments only grow, except that one
-// which lies beyond everything that could have been meant is taken back: then the database's clock was set back.
-func (f *Fence) ExtendLease(ctx context.Context, deadline time.Time, margin time.Duration) error {
-	return f.wrap("extend lease", f.conns.with(ctx, func(c *pgx.Conn) error {
-		var clock float64
-		if err := c.QueryRow(ctx, `SELECT date_part('epoch', clock_timestamp()) * 1000`).Scan(&clock); err != nil {
-			return err
-		}
-		lead := time.Until(deadline) - margin
-		if lead <= 0 {
-			return fmt.Errorf("the deadline passed %s before it could be written", -lead)
-		}
-		moment := int64(math.Floor(clock)) + lead.Milliseconds()
-		var outcome string
-		if err := c.QueryRow(ctx, `SELECT atoll.extend_lease($1, $2)`, moment, lead.Milliseconds()).Scan(&outcome); err != nil {
-			return err
-		}
-		if outcome == "lowered" {
-			slog.Warn("the database's clock was set back; its lease moment was taken back too", "site", f.site, "until", time.UnixMilli(moment))
-		}
-		return nil
-	}))
 }
 
 // RecordOwners keeps the last known owners for the message of a refused write, and for nothing else.

@@ -219,6 +219,86 @@ BEGIN
   RETURN counters;
 END $$;
 
+-- where a lost site's epochs end here; from now on what it committed beyond is decided, not applied. wanted is
+-- [{"keyspace":"users","first":0,"last":24,"epoch":7,"position":123456,"handover":"h"}]. The progress row is locked: an
+-- applier either committed before, or finds another count of cuts.
+CREATE OR REPLACE FUNCTION atoll.record_cuts(lost text, wanted jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  p atoll.progress;
+  beyond bigint;
+  n bigint;
+BEGIN
+  SELECT * INTO p FROM atoll.progress WHERE origin = lost FOR UPDATE;
+  IF NOT FOUND THEN
+    RETURN jsonb_build_object('outcome', 'no progress');
+  END IF;
+  SELECT max(w.position) INTO beyond
+  FROM atoll.wanted_cuts(wanted) w
+  LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket
+  WHERE w.position < greatest(p.position, p.split) AND (c.epoch IS NULL OR c.epoch < w.epoch);
+  IF beyond IS NOT NULL THEN
+    RETURN jsonb_build_object('outcome', 'beyond', 'cut', beyond, 'position', greatest(p.position, p.split));
+  END IF;
+  n := atoll.put_cuts(lost, wanted);
+  UPDATE atoll.progress SET cuts = p.cuts + (n > 0)::int,
+    halted = CASE WHEN EXISTS (SELECT FROM jsonb_array_elements(wanted) s WHERE s->>'handover' = p.halted) THEN '' ELSE p.halted END
+  WHERE origin = lost;
+  RETURN jsonb_build_object('outcome', 'recorded');
+END $$;
+
+-- the buckets of a set of cuts, one per row
+CREATE OR REPLACE FUNCTION atoll.wanted_cuts(wanted jsonb)
+RETURNS TABLE (keyspace text, bucket int, epoch bigint, "position" bigint, handover text)
+LANGUAGE sql STABLE AS $$
+  SELECT s->>'keyspace', g, (s->>'epoch')::bigint, (s->>'position')::bigint, s->>'handover'
+  FROM jsonb_array_elements(wanted) s, generate_series((s->>'first')::int, (s->>'last')::int) g
+$$;
+
+-- writes the rows of new cuts and counts them
+CREATE OR REPLACE FUNCTION atoll.put_cuts(lost text, wanted jsonb) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+  n bigint;
+BEGIN
+  INSERT INTO atoll.cut AS c (origin, keyspace, bucket, epoch, position, handover, before)
+  SELECT lost, w.keyspace, w.bucket, w.epoch, w.position, w.handover, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+  FROM atoll.wanted_cuts(wanted) w
+  ON CONFLICT ON CONSTRAINT cut_pkey DO UPDATE
+  SET epoch = excluded.epoch, position = excluded.position, handover = excluded.handover, before = excluded.before
+  WHERE c.epoch < excluded.epoch;
+  GET DIAGNOSTICS n = ROW_COUNT;
+  RETURN n;
+END $$;
+
+-- whether cuts are recorded already, and hold nothing up any more; reads only
+CREATE OR REPLACE FUNCTION atoll.cuts_recorded(lost text, wanted jsonb) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+  SELECT NOT EXISTS (SELECT FROM atoll.wanted_cuts(wanted) w
+      LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket
+      WHERE c.epoch IS NULL OR c.epoch < w.epoch)
+    AND NOT EXISTS (SELECT FROM atoll.progress p, jsonb_array_elements(wanted) s WHERE p.origin = lost AND p.halted = s->>'handover')
+$$;
+
+-- how this site stands to a bucket that it took from a lost site: 'own' (open here, the lease in force), 'gone' (it was
+-- open here and went on to another site), or 'wait' (it is this site's, but not open at this moment)
+CREATE OR REPLACE FUNCTION atoll.tail_standing(lost text, ks text, b int) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  r atoll.bucket;
+BEGIN
+  SELECT w.* INTO r FROM atoll.bucket w JOIN atoll.cut c ON c.origin = lost AND c.keyspace = ks AND c.bucket = b
+  WHERE w.site = (SELECT i.site FROM atoll.install i) AND w.keyspace = ks AND w.bucket = b AND w.epoch > c.epoch;
+  IF r.state = 'closed' THEN
+    RETURN 'gone';
+  ELSIF r.state = 'open'
+    AND (pg_sequence_last_value(atoll.word_of((SELECT k.id FROM atoll.keyspace k WHERE k.name = ks), b)) >> (b & 31)) & 1 = 1
+    AND pg_sequence_last_value('atoll.lease'::regclass) > date_part('epoch', clock_timestamp()) * 1000 THEN
+    RETURN 'own';
+  END IF;
+  RETURN 'wait';
+END $$;
+
 -- writes the lease moment, which only grows: a late statement changes nothing; but a moment that lies further ahead
 -- than any that this keeper can have meant (lead, in ms) was written by a clock that has since been set back
 CREATE OR REPLACE FUNCTION atoll.extend_lease(moment bigint, lead bigint) RETURNS text

@@ -198,9 +198,9 @@ func waitOut(ctx context.Context, c *pgx.Conn, o CloseOrder) error {
 	return nil
 }
 
-// writersOf lists the virtual transaction ids that hold a write lock on a fenced table of the keyspace, or on one of
-// its partitions. On a partitioned table stronger locks count too: their holder may be adding a partition that is
-// still invisible here, and have written to it.
+// writersOf lists the virtual transaction ids that hold a write lock on a fenced table of the keyspace (of any, if ks is
+// empty), or on one of its partitions. On a partitioned table stronger locks count too: their holder may be adding a
+// partition that is still invisible here, and have written to it.
 //
 // Appliers are left out: what they write are other sites' changes, which the marker speaks of by its vector alone; and
 // after a cut one of them may be busy for longer than a switch can wait. They are the agent's own sessions by role and
@@ -217,7 +217,7 @@ func writersOf(ctx context.Context, c *pgx.Conn, ks topo.KeyspaceID) ([]string, 
 		AND (l.mode = 'RowExclusiveLock' OR r.relkind = 'p'
 		     AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
 		AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = l.relation
-		            AND t.tgfoid = 'atoll.check_commit'::regproc AND starts_with(encode(t.tgargs, 'escape'), $1 || '\000'))`, ks)
+		            AND t.tgfoid = 'atoll.check_commit'::regproc AND ($1 = '' OR starts_with(encode(t.tgargs, 'escape'), $1 || '\000')))`, ks)
 	if err != nil {
 		return nil, err
 	}

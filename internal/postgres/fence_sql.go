@@ -120,6 +120,14 @@ END `, k.bucketOf("NEW", t.Key), key, k.bucketOf("OLD", t.Key), k.bit("b"), k.bi
 		{op: "UPDATE", body: update},
 		{op: "DELETE", body: one("OLD")},
 	}
+	if t.AppendOnly { // the server itself would refuse these, but then the agent too could take nothing back
+		refuse := fmt.Sprintf(`
+BEGIN
+  %s
+  RAISE EXCEPTION 'table %% only takes inserts (append_only)', TG_RELID::regclass USING ERRCODE = 'object_not_in_prerequisite_state';
+END `, pass)
+		guards[1].body, guards[2].body = refuse, refuse
+	}
 	for i := range guards {
 		g := &guards[i]
 		op := strings.ToLower(g.op)

@@ -356,7 +356,7 @@ func TestHeartbeatIdentityAndWrongDoors(t *testing.T) {
 	s := newInstalledSite(t)
 	ctx := t.Context()
 	for range 2 {
-		if err := s.fence.Heartbeat(ctx); err != nil {
+		if _, err := s.fence.Heartbeat(ctx, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -224,6 +224,13 @@ func (p *planner) table(t TableSpec, k fenceKeyspace) {
 			}
 		}
 	}
+	if t.AppendOnly && t.Fenced() {
+		for _, r := range have.tree {
+			if r.identity == 'd' && !r.primaryKey && r.kind != 'f' {
+				add("an owner can take single rows back after a failover", "ALTER TABLE ONLY "+r.name+" REPLICA IDENTITY FULL", r.identityUndo())
+			}
+		}
+	}
 	if t.Fenced() {
 		p.guards(t, k, have)
 	}

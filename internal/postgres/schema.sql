@@ -66,7 +66,8 @@ CREATE TABLE atoll.progress (
     committed_at timestamptz,                 -- commit time at the origin of what was applied last
     applied_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     halted       text NOT NULL DEFAULT '',    -- a failover from the origin for which nothing more of it is applied
-    cuts         int NOT NULL DEFAULT 0       -- counts changes of atoll.cut for the origin; an applier that knows another number reads them again
+    cuts         int NOT NULL DEFAULT 0,      -- counts changes of atoll.cut for the origin; an applier that knows another number reads them again
+    split        bigint NOT NULL DEFAULT 0    -- a transaction beyond position whose ordinary rows are here, while its stale ones are not decided
 );
 
 -- Where the epochs of a lost owner end for this site: what the origin committed under such an epoch or an earlier one,
@@ -78,6 +79,7 @@ CREATE TABLE atoll.cut (
     epoch    bigint NOT NULL,
     position bigint NOT NULL,
     handover text NOT NULL,
+    before   bigint NOT NULL,                 -- every transaction of this database with a lower id had ended when the cut was recorded
     PRIMARY KEY (origin, keyspace, bucket)
 );
 
@@ -108,6 +110,9 @@ CREATE TABLE atoll.conflict (
     decided_xid bigint,                       -- this database's transaction that decided
     decision    text NOT NULL                 -- applied | kept | logged
 );
+
+-- To find out whether a row's last writer was a decision about the same tail.
+CREATE INDEX conflict_decided ON atoll.conflict (decided_xid) WHERE decided_xid IS NOT NULL;
 
 -- Last known owners, for the message of a refused write only.
 CREATE TABLE atoll.owner (

@@ -361,7 +361,7 @@ func (l *streamLink) fails(texts ...string) error {
 
 func comesAbout(t testing.TB, ok func() bool) {
 	t.Helper()
-	deadline := time.After(2 * time.Minute)
+	deadline := time.After(20 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

@@ -24,6 +24,7 @@ type Follow struct {
 	Origin     topo.SiteID
 	Deployment string
 	Addr       string // the origin's agent, for links
+	Standby    string // the origin's second agent; "": it has none. Of the two the one that last gave changes is asked first.
 	Identity   *pki.Identity
 	// Open opens this site's database for the origin; the sink is closed when the link ends.
 	Open     func(context.Context) (Sink, error)
@@ -34,6 +35,7 @@ type Follow struct {
 	Settings link.Settings
 	Logger   *slog.Logger // default: discards
 
+	second  bool      // Standby's turn; Run's goroutine only
 	trimmed time.Time // when the relay was last trimmed; Run's goroutine only
 
 	mu struct {
@@ -77,10 +79,10 @@ func (f *Follow) Run(ctx context.Context) error {
 		f.Logger = slog.New(slog.DiscardHandler)
 	}
 	log := f.Logger.With("origin", f.Origin)
-	var lastText string
+	told := map[bool]string{} // by whose turn it was
 	var lastLogged time.Time
 	for failures := 0; ; {
-		before := f.at()
+		before, second := f.at(), f.second
 		err := f.attempt(ctx)
 		if ctx.Err() != nil {
 			f.enter(Stopped, nil)
@@ -93,6 +95,8 @@ func (f *Follow) Run(ctx context.Context) error {
 		}
 		if f.at() > before {
 			failures = 0
+		} else {
+			f.second = f.Standby != "" && !f.second
 		}
 		failures++
 		p := cutPath
@@ -104,8 +108,8 @@ func (f *Follow) Run(ctx context.Context) error {
 		f.enter(Retrying, err)
 		wait := p.wait(failures)
 		level := slog.LevelDebug // a path that stays cut is not news
-		if text := err.Error(); text != lastText || time.Since(lastLogged) > 30*time.Second {
-			level, lastText, lastLogged = slog.LevelWarn, text, time.Now()
+		if text := err.Error(); text != told[second] || time.Since(lastLogged) > 30*time.Second {
+			level, told[second], lastLogged = slog.LevelWarn, text, time.Now()
 		}
 		log.Log(ctx, level, "link broken", "error", err, "failures", failures, "again_in", wait)
 		timer := time.NewTimer(wait)
@@ -141,7 +145,11 @@ func (f *Follow) attempt(ctx context.Context) error {
 	default:
 		hello.Start = link.StartFresh
 	}
-	in, err := link.Dial(ctx, link.DialConfig{Addr: f.Addr, TLS: f.Identity.ClientTLS(f.Origin), Hello: hello, Settings: f.Settings, Vector: f.Applied.Vector})
+	addr := f.Addr
+	if f.second {
+		addr = f.Standby
+	}
+	in, err := link.Dial(ctx, link.DialConfig{Addr: addr, TLS: f.Identity.ClientTLS(f.Origin), Hello: hello, Settings: f.Settings, Vector: f.Applied.Vector})
 	if err != nil {
 		return err
 	}

@@ -144,6 +144,7 @@ func (c *checker) site(id topo.SiteID, s *Site) {
 	}
 	if s.Standby != nil {
 		c.agent(s.Standby, here("standby_agent"))
+		c.twoAgents(s, here)
 	}
 	c.database(id, s.Database, here)
 	if len(s.Gateways) == 0 {
@@ -161,6 +162,8 @@ func (c *checker) site(id topo.SiteID, s *Site) {
 	for _, other := range slices.Sorted(maps.Keys(s.Reach)) {
 		if c.Sites[other] == nil {
 			c.add(here("reach", string(other)), suggest(string(other), names(c.Sites)), "reach names %q, which is not a site", other)
+		} else if r := s.Reach[other]; r != nil && (r.StandbyAPI != "" || r.StandbyLink != "") && c.Sites[other].Standby == nil {
+			c.add(here("reach", string(other)), "drop standby_api and standby_link, or give that site a standby_agent", "site %s has no standby agent to reach", other)
 		}
 	}
 }
@@ -172,6 +175,20 @@ func (c *checker) agent(a *AgentAddr, at []any) {
 	c.optionalAddress(a.Admin, under("admin")...)
 	if a.Admin != "" && !loopback(a.Admin) {
 		c.add(under("admin"), "use 127.0.0.1:PORT", "admin %q is not a loopback address; it has no authentication", a.Admin)
+	}
+}
+
+// twoAgents refuses addresses that both of a site's agents would want.
+func (c *checker) twoAgents(s *Site, here func(...any) []any) {
+	if s.Agent == nil {
+		return
+	}
+	taken := map[string]string{s.Agent.API: "agent.api", s.Agent.Link: "agent.link", s.Agent.Admin: "agent.admin"}
+	for _, a := range []struct{ key, addr string }{{"api", s.Standby.API}, {"link", s.Standby.Link}, {"admin", s.Standby.Admin}} {
+		if other := taken[a.addr]; a.addr != "" && other != "" {
+			c.add(here("standby_agent", a.key), "give the standby agent a port of its own: both run at the same time", "standby_agent.%s is %s, which %s has already", a.key, a.addr, other)
+		}
+		taken[a.addr] = "standby_agent." + a.key
 	}
 }
 

@@ -77,6 +77,9 @@ func TestParse_RefusesWithPlaceAndHint(t *testing.T) {
 		"key source ambiguous":     {"[{header: X-Customer}, ", "[{header: X-Customer, query: c}, ", "key source 1 of route customer"},
 		"lease below election":     {"duration: 10s", "duration: 2s", "would run out during an election of the store (want at least 3s"},
 		"hold shorter than switch": {"max_time: 20s", "max_time: 2s", "shorter than drain_bound + fence_bound"},
+		"two agents, one port":     {"      link: a.agent.example:7401\n", "      link: a.agent.example:7401\n    standby_agent:\n      api: a.agent.example:7401\n      link: a.agent.example:7403\n", "standby_agent.api is a.agent.example:7401, which agent.link has already (give the standby"},
+		"half a standby agent":     {"      link: a.agent.example:7401\n", "      link: a.agent.example:7401\n    standby_agent: {api: a.agent.example:7405}\n", "link is missing"},
+		"reach without standby":    {"    upstreams:\n      shop: http://127.0.0.1:9000    # the", "    reach: {b: {standby_api: 10.0.0.1:7}}\n    upstreams:\n      shop: http://127.0.0.1:9000    # the", "site b has no standby agent to reach"},
 		"negative duration":        {"max_lag: 5s", "max_lag: -5s", "max_lag is negative"},
 		"bad duration":             {"max_lag: 5s", "max_lag: soon", `max_lag: "soon" is not a duration (write for example`},
 	} {

@@ -29,6 +29,12 @@ type Lease struct {
 	Sequence uint64        // grows with each renewal; an observer counts from when it linearizably read a new one
 	Duration time.Duration // how long a renewal lasts, counted by the holder from its start
 	Database topo.Identity
+	// Beat is the database's heartbeat counter, as it stood when the database last proved itself. A database of the same
+	// identity whose counter is lower went back in time: it is a restored copy, or a snapshot of its disk.
+	Beat uint64
+	// Rebuild says that Database came in the place of one that had owned buckets: what it lacks and what only it has are
+	// not settled with the sites that own them now.
+	Rebuild bool
 	// Generation and Version are those of the newest ownership that the holder has enforced in its database.
 	Generation uint64
 	Version    uint64
@@ -46,6 +52,8 @@ type leaseRecord struct {
 	Sequence   uint64          `json:"sequence"`
 	DurationMS int64           `json:"duration_ms"`
 	Database   topo.Identity   `json:"database"`
+	Beat       uint64          `json:"beat,omitempty"`
+	Rebuild    bool            `json:"rebuild,omitempty"`
 	Generation uint64          `json:"generation,omitempty"`
 	Version    uint64          `json:"version,omitempty"`
 	Revoked    bool            `json:"revoked,omitempty"`
@@ -61,7 +69,8 @@ func (l Lease) encode() ([]byte, error) {
 		return nil, fmt.Errorf("lease duration %s; want whole milliseconds", l.Duration)
 	}
 	return json.Marshal(leaseRecord{
-		l.Holder, l.Sequence, l.Duration.Milliseconds(), l.Database, l.Generation, l.Version, l.Revoked, l.RevokedBy, l.Released,
+		l.Holder, l.Sequence, l.Duration.Milliseconds(), l.Database, l.Beat, l.Rebuild,
+		l.Generation, l.Version, l.Revoked, l.RevokedBy, l.Released,
 	})
 }
 
@@ -75,7 +84,8 @@ func decodeLease(body []byte) (Lease, error) {
 		return Lease{}, fmt.Errorf("lease of holder %q, sequence %d, duration %d ms makes no sense", r.Holder, r.Sequence, r.DurationMS)
 	}
 	return Lease{
-		r.Holder, r.Sequence, time.Duration(r.DurationMS) * time.Millisecond, r.Database, r.Generation, r.Version, r.Revoked, r.RevokedBy, r.Released,
+		r.Holder, r.Sequence, time.Duration(r.DurationMS) * time.Millisecond, r.Database, r.Beat, r.Rebuild,
+		r.Generation, r.Version, r.Revoked, r.RevokedBy, r.Released,
 	}, nil
 }
 

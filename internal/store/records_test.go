@@ -11,7 +11,7 @@ import (
 // What the store, or a file, holds is not ours to trust: it is refused or understood, and what is understood encodes
 // to something that is understood alike.
 func FuzzRecords(f *testing.F) {
-	l := Lease{Holder: "i", Sequence: 3, Duration: 10 * time.Second, Database: topo.Identity{System: "1", Timeline: 1}, Revoked: true, RevokedBy: "h"}
+	l := Lease{Holder: "i", Sequence: 3, Duration: 10 * time.Second, Database: topo.Identity{System: "1", Timeline: 1}, Beat: 12, Rebuild: true, Revoked: true, RevokedBy: "h"}
 	body, err := l.encode()
 	if err != nil {
 		f.Fatal(err)

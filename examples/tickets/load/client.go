@@ -71,6 +71,10 @@ func (c *client) send(to Gateway, op operation, timeout time.Duration, rec *Reco
 		return
 	}
 	rec.judge()
+	if op.isRegister() {
+		rec.judgeRegister(op, body)
+		return
+	}
 	if rec.Status >= 300 {
 		rec.Error = string(body[:min(len(body), 200)])
 		return

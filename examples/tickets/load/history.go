@@ -45,7 +45,8 @@ type Record struct {
 	HeldMS     int64   `json:"held_ms"`
 	Reason     string  `json:"reason"`
 	Error      string  `json:"error"`
-	Order      *Order  `json:"order"` // null: none was made or cancelled
+	Order      *Order  `json:"order"`           // null: none was made or cancelled
+	Value      string  `json:"value,omitempty"` // of a register: what was to be written, or what was read
 }
 
 // writeHistory writes each line with one call, so that a killed run leaves whole lines. At the first error it calls

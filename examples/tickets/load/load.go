@@ -53,8 +53,13 @@ type Config struct {
 	Clients  int           // each with its own connections
 	Stick    float64       // share of a client's requests that goes to its own gateway; the rest goes to any
 	Seed     uint64        // of arrivals and choices
-	History  io.Writer     // one JSON line for each request
-	Progress io.Writer     // one JSON line each second
+
+	Registers       int           // the last customers, whom the other requests leave alone
+	RegisterEvery   time.Duration // a register's requests begin at this interval, or when the one before has ended
+	RegisterTimeout time.Duration // of one request of a register
+
+	History  io.Writer // one JSON line for each request
+	Progress io.Writer // one JSON line each second
 }
 
 func (c Config) validate() error {
@@ -70,6 +75,10 @@ func (c Config) validate() error {
 		return errors.New("want at least one client, one customer and one event")
 	case !share(c.Stick) || !share(c.Mix.Writes) || !share(c.Mix.Hot) || !share(c.Mix.Slow):
 		return errors.New("a share is a number from 0 to 1")
+	case c.Registers < 0 || c.Registers >= c.Shape.Customers:
+		return fmt.Errorf("%d registers: want fewer than customers (%d), some are left for the other requests", c.Registers, c.Shape.Customers)
+	case c.Registers > 0 && (c.RegisterEvery <= 0 || c.RegisterTimeout <= 0):
+		return errors.New("a register's interval and time-out must be above 0")
 	case c.Mix.Hot > 0 && c.Mix.HotCustomers < 1:
 		return errors.New("a share for hot customers needs at least one hot customer")
 	}
@@ -113,7 +122,9 @@ func Run(ctx context.Context, cfg Config) (Summary, error) {
 	stopReport := make(chan struct{})
 	reporter.Go(func() { g.report(stopReport) })
 
+	registers := g.registers(ctx)
 	g.arrivals(ctx).Wait()
+	registers.Wait()
 
 	close(g.history)
 	writer.Wait()
@@ -153,9 +164,13 @@ func (g *generator) arrivals(ctx context.Context) *sync.WaitGroup {
 
 // perform sends one request and records its outcome. It does not end with the run's context: what is under way is
 // waited for.
-func (g *generator) perform(c *client, to Gateway, op operation, intended time.Time) {
-	rec := Record{ID: op.id, Client: c.number, Op: op.name, Keyspace: op.keyspace, Key: op.key, Write: op.write, Target: to.Name}
-	c.send(to, op, g.Timeout, &rec)
+func (g *generator) perform(c *client, to Gateway, op operation, intended time.Time) Record {
+	rec := Record{ID: op.id, Client: c.number, Op: op.name, Keyspace: op.keyspace, Key: op.key, Write: op.write, Target: to.Name, Value: op.value}
+	timeout := g.Timeout
+	if op.isRegister() {
+		timeout = g.RegisterTimeout
+	}
+	c.send(to, op, timeout, &rec)
 	returned := time.Now()
 	rec.InvokedUS, rec.ReturnedUS = g.micros(intended), g.micros(returned)
 	if op.name == "buy" && rec.Order != nil {
@@ -163,4 +178,5 @@ func (g *generator) perform(c *client, to Gateway, op operation, intended time.T
 	}
 	g.tally.end(&rec, returned.Sub(intended))
 	g.history <- rec
+	return rec
 }

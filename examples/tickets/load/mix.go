@@ -30,6 +30,7 @@ type operation struct {
 	keyspace string
 	key      string // the customer, "" where none is meant
 	write    bool
+	value    string // of a register's write
 }
 
 // choose draws the next operation.
@@ -66,7 +67,7 @@ func (g *generator) choose() operation {
 }
 
 func (g *generator) customer() string {
-	n := g.Shape.Customers
+	n := g.Shape.Customers - g.Registers
 	if g.random.Float64() < g.Mix.Hot {
 		n = min(n, g.Mix.HotCustomers)
 	}

@@ -9,7 +9,8 @@
 CREATE TABLE IF NOT EXISTS customers (
     id           uuid PRIMARY KEY,
     name         text NOT NULL,
-    orders_count int  NOT NULL DEFAULT 0       -- numbers a customer's orders: 1, 2, 3, without gaps
+    orders_count int  NOT NULL DEFAULT 0,      -- numbers a customer's orders: 1, 2, 3, without gaps
+    address      text NOT NULL DEFAULT ''      -- where printed tickets go
 );
 
 CREATE TABLE IF NOT EXISTS orders (

@@ -82,6 +82,8 @@ func (s *Shop) Handler() http.Handler {
 	// The customer's own: keyspace users.
 	handle("POST /buy", s.buy)
 	handle("GET /me", s.me)
+	handle("GET /me/address", s.address)
+	handle("PUT /me/address", s.setAddress)
 	handle("GET /orders", s.orders)
 	handle("POST /orders/{id}/cancel", s.cancel)
 	if s.Slow {
