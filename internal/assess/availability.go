@@ -6,12 +6,12 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
 )
 
 // interruption is one way in which a service stops for a share of its users, in a year.
 type interruption struct {
 	cause   string
+	site    string // that is lost alone; "" where all are
 	perYear float64
 	share   float64 // of the users
 	outage  float64 // mean length in seconds if nothing is done
@@ -19,6 +19,14 @@ type interruption struct {
 	whole   bool    // the recovery's own length is what it takes (a needless one)
 	restore float64 // seconds that data takes to be restored, behind the outage
 	backup  bool    // what was written since the last backup is gone
+}
+
+// name is its cause, and what is lost by it.
+func (i *interruption) name() string {
+	if i.site == "" {
+		return i.cause
+	}
+	return i.site + " lost: " + i.cause
 }
 
 // interruptions lists all ways. What takes every site at once is waited for; what takes one is recovered from.
@@ -68,7 +76,7 @@ func (v *evaluator) findInterruptions(a *arrangement, service int) (out []interr
 			here, leaves := v.ask(s), v.leavesOther(s, all.structure)
 			if often, down := here.perSecond-all.perSecond, here.down-all.down; often > 1e-9*here.perSecond && down > 0 {
 				for _, x := range here.strands(down, often, func(set int) bool { return leaves[set] }) {
-					out = append(out, interruption{cause: v.sites[site] + " lost: " + x.name, perYear: x.perSecond * year, share: share, outage: x.outage})
+					out = append(out, interruption{cause: x.name, site: v.sites[site], perYear: x.perSecond * year, share: share, outage: x.outage})
 				}
 			}
 		}
@@ -110,7 +118,7 @@ func (p Placement) interrupted(i int) float64 {
 func (i *interruption) expected(r *recoveryTimes) float64 {
 	switch {
 	case i.whole:
-		return r.rto.Mean
+		return r.mean
 	case i.waits:
 		return i.outage + i.restore
 	case i.outage == 0:
@@ -149,11 +157,11 @@ func (v *evaluator) availability(a *arrangement, service int, id string, book Bo
 		long := way.expected(r)
 		seconds := way.perYear * way.share * long
 		downtime += seconds
-		out.Causes = append(out.Causes, Cause{way.cause, seconds})
-		parts = append(parts, Part{Name: fmt.Sprintf("%s: %.3g a year × %.0f%% of users × %s", way.cause, way.perYear, 100*way.share, duration(long)), Value: seconds, Unit: Duration})
+		out.Causes = append(out.Causes, Cause{way.name(), seconds})
+		parts = append(parts, Part{Name: fmt.Sprintf("%s: %.3g a year × %.0f%% of users × %s", way.name(), way.perYear, 100*way.share, duration(long)), Value: seconds, Unit: Duration})
 		if !way.whole {
 			losses += way.perYear
-			lost = append(lost, Part{Name: way.cause, Value: way.perYear, Unit: Count})
+			lost = append(lost, Part{Name: way.name(), Value: way.perYear, Unit: Count})
 		}
 	}
 	if over.unserved > 0 {
@@ -166,7 +174,7 @@ func (v *evaluator) availability(a *arrangement, service int, id string, book Bo
 	var inputs []Input
 	if p.Pattern != Single {
 		inputs = []Input{inputOf(v.Recovery[p.Pattern].Coverage), inputOf(v.Recovery[p.Pattern].False)}
-		parts = append(parts, Part{"time to recover (P95)", r.rto.P95, Duration, id + ".rto"})
+		parts = append(parts, Part{"time to recover (P95)", r.quantiles().P95, Duration, id + ".rto"})
 	}
 	out.Losses = book.Note(Derivation{ID: id + ".losses", What: "how often a year " + name + " loses a site that serves", Value: losses, Unit: Count, Parts: lost,
 		Method: "frequency of the fault trees' tops (Σ Birnbaum importance × frequency of each event), for all sites at once and for each alone, split by minimal cut set"})
@@ -217,8 +225,7 @@ func (v *evaluator) years(a *arrangement, service int, ways []interruption, over
 			spent += way.perYear * (cost + lost)
 			continue
 		}
-		cause := way.cause[strings.LastIndex(way.cause, ": ")+1:]
-		when, what := v.rng("years of "+cause), v.rng("lengths of "+cause)
+		when, what := v.rng("years of "+way.cause), v.rng("lengths of "+way.cause)
 		none := math.Exp(-way.perYear)
 		for y := range badYears {
 			// a Poisson number by inversion: the more frequent, the more in the same years
@@ -240,12 +247,13 @@ func (v *evaluator) years(a *arrangement, service int, ways []interruption, over
 
 // draw is the length of one interruption.
 func (i *interruption) draw(rng *rand.Rand, r *recoveryTimes) float64 {
+	recovery := func() float64 { all := r.drawn(); return all[rng.IntN(len(all))] }
 	if i.whole {
-		return r.all[rng.IntN(len(r.all))]
+		return recovery()
 	}
 	long := i.outage*rng.ExpFloat64() + i.restore
 	if !i.waits && rng.Float64() < r.coverage {
-		long = min(long, r.all[rng.IntN(len(r.all))])
+		long = min(long, recovery())
 	}
 	return long
 }

@@ -250,29 +250,34 @@ type losses struct {
 	parts            []Part
 }
 
-func (v *evaluator) loss(a *arrangement, service int, ways []interruption, over overload) losses {
+// loss sums them up; parts are listed only if wanted.
+func (v *evaluator) loss(a *arrangement, service int, ways []interruption, over overload, listed bool) losses {
 	s, r := v.Services[v.services[service]], v.recoveryOf(a, service)
 	var out losses
+	add := func(name string, i *interruption, money float64) {
+		out.total += money
+		if listed {
+			if i != nil {
+				name += i.name()
+			}
+			out.parts = append(out.parts, Part{Name: name, Value: money, Unit: Money})
+		}
+	}
 	for i := range ways {
 		way := &ways[i]
 		cost, perMinute := v.worthOf(s, way, r)
 		out.perMinute += way.perYear * perMinute
-		out.add(way.cause, way.perYear*cost)
+		add("", way, way.perYear*cost)
 		if lost := v.writesLost(a, service, way); lost > 0 {
-			out.add("writes lost with "+way.cause, way.perYear*lost)
+			add("writes lost with ", way, way.perYear*lost)
 		}
 	}
 	if over.weighed > 0 {
 		perMinute := over.weighed / 60 * (1 - s.Revenue.Deferred.Mean())
 		out.perMinute += perMinute
-		out.add("demand beyond what its sites carry", perMinute*s.Revenue.Minute.Mean())
+		add("demand beyond what its sites carry", nil, perMinute*s.Revenue.Minute.Mean())
 	}
 	return out
-}
-
-func (l *losses) add(name string, v float64) {
-	l.total += v
-	l.parts = append(l.parts, Part{Name: name, Value: v, Unit: Money})
 }
 
 // bill is what a placement costs and what its outages do. Its derivations are named id.something.
@@ -305,7 +310,7 @@ func (v *evaluator) bill(a *arrangement, service int, worst float64, id string, 
 	if err != nil {
 		return b, err
 	}
-	loss := v.loss(a, service, ways, v.overload(a, service))
+	loss := v.loss(a, service, ways, v.overload(a, service), true)
 	money := []Input{inputOf(s.Revenue.Minute), inputOf(s.Revenue.Deferred), inputOf(v.Prices.HourLabour)}
 	if s.Revenue.Penalty.Mean() > 0 {
 		money = append(money, inputOf(s.Revenue.Penalty), inputOf(s.Revenue.After))

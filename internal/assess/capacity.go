@@ -84,7 +84,12 @@ type loads struct {
 }
 
 func (v *evaluator) loads(a *arrangement) *loads {
-	if a.load != nil {
+	switch {
+	case v.base != nil && !v.varied.loads:
+		return v.base.loads(a)
+	case v.base != nil && v.full[a] != nil:
+		return v.full[a]
+	case v.base == nil && a.load != nil:
 		return a.load
 	}
 	n := len(v.sites)
@@ -104,7 +109,11 @@ func (v *evaluator) loads(a *arrangement) *loads {
 			l.crowded = l.crowded || l.at[lost][site] > limit
 		}
 	}
-	a.load = l
+	if v.base != nil {
+		v.full[a] = l
+	} else {
+		a.load = l
+	}
 	return l
 }
 

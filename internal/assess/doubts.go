@@ -67,74 +67,95 @@ func (d *doubter) doubt(in Input, k knob) Doubt {
 	defer k.set(saved)
 	v := d.with(&k.turns)
 	asked := d.dependents(v)
-	flips := func(f float64, services []int) []int {
+	flips := func(f float64, cases []*dependent) []*dependent {
 		k.set(scaled(saved, f))
 		v.forget()
-		if k.turns.anything {
-			v.today = &arrangement{at: d.today.at}
-		}
-		return slices.DeleteFunc(slices.Clone(services), func(i int) bool { return d.worth(v, i) == d.answers[i].Answer.Worth })
+		return slices.DeleteFunc(slices.Clone(cases), func(c *dependent) bool { return d.worth(v, c, f) == d.answers[c.service].Answer.Worth })
 	}
 	for _, to := range []float64{maxFactor, 1 / maxFactor} {
 		f, which := nearestFlip(to, asked, flips)
-		if which >= 0 && distance(f) < distance(out.Factor) {
-			out.Service, out.Factor = d.services[which], f
-			out.Text = fmt.Sprintf("at %s times its value, the verdict on %s flips", trim(f), d.services[which])
+		if which != nil && distance(f) < distance(out.Factor) {
+			out.Service, out.Factor = d.services[which.service], f
+			out.Text = fmt.Sprintf("at %s times its value, the verdict on %s flips", trim(f), out.Service)
 		}
 	}
 	return out
 }
 
-// probes are where a direction is tried, as powers of its end: verdicts do not always hang on an input one way only.
-var probes = []float64{.3, 1}
+// nearestFlip bisects from 1 to a factor for where something flips, to five per cent; nil for nothing. Nets hang on an
+// input one way only, or nearly so: what does not flip at the end does not flip before it.
+func nearestFlip(to float64, cases []*dependent, flips func(float64, []*dependent) []*dependent) (float64, *dependent) {
+	flipped := flips(to, cases)
+	if len(flipped) == 0 {
+		return 0, nil
+	}
+	low, high := 0.0, 1.0 // powers of to
+	for (high-low)*math.Log(maxFactor) > .05 {
+		mid := (low + high) / 2
+		if here := flips(math.Pow(to, mid), flipped); len(here) > 0 {
+			high, flipped = mid, here
+		} else {
+			low = mid
+		}
+	}
+	return math.Pow(to, high), flipped[0]
+}
 
-// nearestFlip bisects from 1 to a factor for the first that flips something, to three per cent; -1 for none.
-func nearestFlip(to float64, services []int, flips func(float64, []int) []int) (float64, int) {
-	low := 0.0
-	for _, high := range probes {
-		flipped := flips(math.Pow(to, high), services)
-		if len(flipped) == 0 {
-			low = high
+// dependent is a service whose verdict may hang on what varies.
+type dependent struct {
+	service int
+	changed []bool // whether the net of each of its ways may
+	order   []int  // its ways, the best first
+}
+
+func (d *doubter) dependents(v *evaluator) []*dependent {
+	var out []*dependent
+	for i := range d.services {
+		x := &dependent{service: i, changed: make([]bool, len(d.all[i]))}
+		matters := false
+		for j := range d.all[i] {
+			c := &d.all[i][j]
+			x.changed[j] = slices.ContainsFunc(c.affected, func(k int) bool { return v.varied.touches(v, d.today, k) || v.varied.touches(v, c.to, k) })
+			matters = matters || x.changed[j] || d.doubtful(v, c, maxFactor) || d.doubtful(v, c, 1/maxFactor)
+		}
+		if matters {
+			for j := range d.all[i] {
+				x.order = append(x.order, j)
+			}
+			slices.SortStableFunc(x.order, func(a, b int) int { return cmp.Compare(d.all[i][b].change.net(), d.all[i][a].change.net()) })
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// doubtful tells whether something may speak for or against a way now.
+func (d *doubter) doubtful(v *evaluator, c *candidate, factor float64) bool {
+	return slices.ContainsFunc(c.moved, func(i int) bool { return v.varied.touchesWhatIsPossible(v, i, factor, c.eligible) })
+}
+
+// worth weighs a service's ways again. What is possible is asked again only where it may have changed.
+func (d *doubter) worth(v *evaluator, x *dependent, factor float64) bool {
+	for _, i := range x.order {
+		c := &d.all[x.service][i]
+		doubtful := d.doubtful(v, c, factor)
+		if !c.eligible && !doubtful {
 			continue
 		}
-		for (high-low)*math.Log(maxFactor) > .03 {
-			mid := (low + high) / 2
-			if here := flips(math.Pow(to, mid), flipped); len(here) > 0 {
-				high, flipped = mid, here
-			} else {
-				low = mid
+		net := c.change.net()
+		switch {
+		case v.varied.loads: // neighbours feel it where sites are crowded
+			now, err := v.changeOf(v.today, c.to, x.service, v.affected(v.today, c.to))
+			if net = now.net(); err != nil {
+				continue
+			}
+		case x.changed[i]:
+			now, err := v.changeOf(v.today, c.to, x.service, c.affected)
+			if net = now.net(); err != nil {
+				continue
 			}
 		}
-		return math.Pow(to, high), flipped[0]
-	}
-	return 0, -1
-}
-
-// dependents lists the services whose verdict may hang on what varies.
-func (d *doubter) dependents(v *evaluator) []int {
-	var out []int
-	for i := range d.services {
-		if slices.ContainsFunc(d.all[i], func(c candidate) bool {
-			return slices.ContainsFunc(c.affected, func(j int) bool { return v.varied.touches(v, d.today, j) || v.varied.touches(v, c.to, j) })
-		}) {
-			out = append(out, i)
-		}
-	}
-	return out
-}
-
-// worth weighs a service's ways again.
-func (d *doubter) worth(v *evaluator, service int) bool {
-	for i := range d.all[service] {
-		c := d.all[service][i]
-		if v.varied.anything { // what is possible, and how full sites are, may have changed too
-			c.to = &arrangement{at: c.to.at}
-			c.eligible = v.eligible(v.today, service, &c)
-		}
-		if !c.eligible {
-			continue
-		}
-		if x, err := v.change(v.today, c.to, service); err == nil && x.net() > 0 {
+		if net > 0 && (!doubtful || v.eligible(v.today, x.service, c)) {
 			return true
 		}
 	}

@@ -50,6 +50,7 @@ type evaluator struct {
 	latencies map[string]*spectrum
 	levelsOf  [][]level
 	events    map[string]fault.Event
+	full      map[*arrangement]*loads // where how full sites are varies
 
 	// With one input varied, what does not hang on it is asked of the evaluator with the numbers as they are.
 	base   *evaluator
@@ -110,7 +111,7 @@ func (h *shape) closure(e *Estate, service int, optional bool) []int {
 // forget drops everything that hangs on numbers.
 func (v *evaluator) forget() {
 	v.ways, v.briefs, v.recovered, v.latencies = map[string][]interruption{}, map[string]brief{}, map[string]*recoveryTimes{}, map[string]*spectrum{}
-	v.levelsOf, v.events = nil, map[string]fault.Event{}
+	v.levelsOf, v.events, v.full = nil, map[string]fault.Event{}, map[*arrangement]*loads{}
 	for _, name := range v.services {
 		v.levelsOf = append(v.levelsOf, v.levels(v.Services[name]))
 	}
@@ -181,8 +182,8 @@ func (a *arrangement) with(service int, s *spot) *arrangement {
 
 // brief is what comparing plans needs of a service.
 type brief struct {
-	downtime, loss, month, rto float64
-	perMinute                  float64 // of loss, for one unit more of the service's revenue a minute: loss is linear in it
+	downtime, loss, month float64
+	perMinute             float64 // of loss, for one unit more of the service's revenue a minute: loss is linear in it
 }
 
 // structureKey names what the fault trees of a service hang on.
@@ -220,13 +221,13 @@ func (v *evaluator) brief(a *arrangement, service int) (brief, error) {
 		return brief{}, err
 	}
 	r := v.recoveryOf(a, service)
-	b := brief{rto: r.rto.P95}
+	var b brief
 	for i := range ways {
 		b.downtime += ways[i].perYear * ways[i].share * ways[i].expected(r)
 	}
 	over := v.overload(a, service)
 	b.downtime = min(year, b.downtime+over.unserved)
-	loss := v.loss(a, service, ways, over)
+	loss := v.loss(a, service, ways, over, false)
 	b.loss, b.perMinute = loss.total, loss.perMinute
 	b.month = v.month(a, service, nil)
 	v.briefs[string(key)] = b
@@ -281,11 +282,8 @@ func (v *evaluator) affected(from, to *arrangement) []int {
 	return out
 }
 
-// change of a plan to another; lead is the service whose revenue perMinute speaks of.
-func (v *evaluator) change(from, to *arrangement, lead int) (change, error) {
-	return v.changeOf(from, to, lead, v.affected(from, to))
-}
-
+// changeOf is what a plan gains over another for those that it affects; lead is the service whose revenue perMinute
+// speaks of.
 func (v *evaluator) changeOf(from, to *arrangement, lead int, affected []int) (change, error) {
 	c := change{month: v.sitesMonth(to) - v.sitesMonth(from)}
 	for _, i := range affected {

@@ -85,13 +85,14 @@ func (p Placement) serving() []way {
 
 // answers is the distribution of a service's answers, over the sites that serve, and the step of its grid.
 func (v *evaluator) answers(a *arrangement, service int) (*spread, float64) {
-	upper, memo := 0.0, map[[2]int]float64{}
+	upper, memo := 0.0, map[[2]int]bound{}
 	serving := v.spot(a, service).serving()
 	for _, w := range serving {
-		upper = max(upper, v.upper(a, service, v.site[w.site], memo))
+		upper = max(upper, v.bounds(a, service, v.site[w.site], memo).upper)
 	}
-	// steps double, so that services share what they have in common
-	step := 1e-5 * math.Exp2(math.Ceil(math.Log2(max(1, 3*upper/bins/1e-5))))
+	// Steps double, so that services share what they have in common. The grid ends at twice the bound at least: beyond
+	// it lies too little to matter for a 99th percentile.
+	step := 1e-5 * math.Exp2(math.Ceil(math.Log2(max(1, 2*upper/bins/1e-5))))
 	c := &composer{v, a, grid{step}}
 	var sum spectrum
 	for _, w := range serving {
@@ -100,6 +101,23 @@ func (v *evaluator) answers(a *arrangement, service int) (*spread, float64) {
 		}
 	}
 	return sum.spread(), step
+}
+
+// withinBudget tells whether the 99th percentile is. It is only computed where its bounds do not tell.
+func (v *evaluator) withinBudget(a *arrangement, service int, budget float64) bool {
+	upper, lower, memo := 0.0, math.Inf(1), map[[2]int]bound{}
+	for _, w := range v.spot(a, service).serving() {
+		b := v.bounds(a, service, v.site[w.site], memo)
+		upper, lower = max(upper, b.upper), min(lower, b.lower)
+	}
+	switch {
+	case upper <= budget:
+		return true
+	case lower > budget:
+		return false
+	}
+	all, step := v.answers(a, service)
+	return grid{step}.quantile(all, .99) <= budget
 }
 
 // composer composes latencies of one plan on one grid. Distributions of times that follow each other are multiplied as
@@ -123,12 +141,15 @@ func (c *composer) key(service, site int) []byte {
 
 // from is the distribution of an answer that is given at a site.
 func (c *composer) from(service, site int) *spectrum {
+	if c.base != nil && !c.varied.touchesLatency(c.evaluator, service) {
+		return (&composer{c.base, c.plan, c.grid}).from(service, site)
+	}
 	key := c.key(service, site)
 	if d := c.latencies[string(key)]; d != nil {
 		return d
 	}
 	s := c.Services[c.services[service]]
-	total := c.grid.lognormal(s.Latency.P50.Mean(), s.Latency.P99.Mean()).spectrum()
+	total := c.own(s.Latency.P50.Mean(), s.Latency.P99.Mean())
 	var together []*spread
 	for _, call := range s.Calls {
 		all := c.call(call, c.sites[site]).times(call.Times.Mean())
@@ -145,13 +166,41 @@ func (c *composer) from(service, site int) *spectrum {
 	return total
 }
 
+// own is what a service itself takes; many take the same.
+func (c *composer) own(p50, p99 float64) *spectrum {
+	key := []byte{'o'}
+	for _, x := range []float64{c.grid.step, p50, p99} {
+		key = binary.LittleEndian.AppendUint64(key, math.Float64bits(x))
+	}
+	d := c.latencies[string(key)]
+	if d == nil {
+		d = c.grid.lognormal(p50, p99).spectrum()
+		c.latencies[string(key)] = d
+	}
+	return d
+}
+
+// trips is the spectrum of a round trip.
+func (c *composer) trips(seconds float64) *spectrum {
+	key := []byte{'t'}
+	for _, x := range []float64{c.grid.step, seconds} {
+		key = binary.LittleEndian.AppendUint64(key, math.Float64bits(x))
+	}
+	d := c.latencies[string(key)]
+	if d == nil {
+		d = c.grid.constant(seconds).spectrum()
+		c.latencies[string(key)] = d
+	}
+	return d
+}
+
 // call is the distribution of one call from a site: the way there and back, and the answer there.
 func (c *composer) call(call *Call, from string) *spectrum {
 	to := c.service[call.To]
 	var out spectrum
 	for _, w := range c.callWays(call, from, c.spot(c.plan, to).Placement) {
 		there := c.from(to, c.site[w.site])
-		for i, trip := range c.grid.constant(c.trip(from, w.site)).spectrum() {
+		for i, trip := range c.trips(c.trip(from, w.site)) {
 			out[i] += complex(w.share, 0) * trip * there[i]
 		}
 	}
@@ -166,9 +215,9 @@ func (v *evaluator) latency(a *arrangement, service int, id string, book Book) A
 	all, step := v.answers(a, service)
 	g := grid{step}
 	upper, cross := 0.0, 0.0
-	bounds, counts := map[[2]int]float64{}, map[[2]int]float64{}
+	bounds, counts := map[[2]int]bound{}, map[[2]int]float64{}
 	for _, w := range v.spot(a, service).serving() {
-		upper = max(upper, v.upper(a, service, v.site[w.site], bounds))
+		upper = max(upper, v.bounds(a, service, v.site[w.site], bounds).upper)
 		cross += w.share * v.crossCalls(a, service, v.site[w.site], counts)
 	}
 	inputs := []Input{inputOf(s.Latency.P50), inputOf(s.Latency.P99)}
@@ -195,28 +244,42 @@ func (v *evaluator) latency(a *arrangement, service int, id string, book Book) A
 	return out
 }
 
-// upper adds 99th percentiles up.
-func (v *evaluator) upper(a *arrangement, service, site int, memo map[[2]int]float64) float64 {
+// bound is what can be said of an answer's time without convolving.
+type bound struct {
+	least float64 // it is never shorter: ways there and back
+	lower float64 // of the 99th percentile: one part is at its own, the others at their least
+	upper float64 // of the 99th percentile: all parts are at theirs together
+}
+
+func (v *evaluator) bounds(a *arrangement, service, site int, memo map[[2]int]bound) bound {
 	key := [2]int{service, site}
-	if sum, known := memo[key]; known {
-		return sum
+	if b, known := memo[key]; known {
+		return b
 	}
 	s := v.Services[v.services[service]]
-	sum, together := s.Latency.P99.Mean(), 0.0
+	b := bound{lower: s.Latency.P99.Mean(), upper: s.Latency.P99.Mean()}
+	together, most := 0.0, b.lower // most: how far the lower bound's part is above its own least
 	for _, c := range s.Calls {
-		worst, to := 0.0, v.service[c.To]
+		to, one := v.service[c.To], bound{least: math.Inf(1), lower: math.Inf(1)}
 		for _, w := range v.callWays(c, v.sites[site], v.spot(a, to).Placement) {
-			worst = max(worst, v.trip(v.sites[site], w.site)+v.upper(a, to, v.site[w.site], memo))
+			trip, there := v.trip(v.sites[site], w.site), v.bounds(a, to, v.site[w.site], memo)
+			one = bound{min(one.least, trip+there.least), min(one.lower, trip+there.lower), max(one.upper, trip+there.upper)}
 		}
-		worst *= math.Ceil(c.Times.Mean())
+		worst := one.upper * math.Ceil(c.Times.Mean())
 		if c.Parallel {
 			together = max(together, worst)
 		} else {
-			sum += worst
+			b.upper += worst
+		}
+		if whole := math.Floor(c.Times.Mean()); whole >= 1 && !c.Parallel {
+			b.least += whole * one.least
+			most = max(most, one.lower-one.least)
 		}
 	}
-	memo[key] = sum + together
-	return sum + together
+	b.upper += together
+	b.lower = b.least + most
+	memo[key] = b
+	return b
 }
 
 // crossCalls counts the calls between cities that one answer takes, calls of calls included.

@@ -167,7 +167,7 @@ func (v *evaluator) meets(a *arrangement, service int) bool {
 		return false
 	}
 	w := s.Wants
-	return (!w.Availability.Set || 1-b.downtime/year >= w.Availability.Mean()) && (!w.RTO.Set || b.rto <= w.RTO.Mean()) &&
+	return (!w.Availability.Set || 1-b.downtime/year >= w.Availability.Mean()) && (!w.RTO.Set || v.rto(a, service).P95 <= w.RTO.Mean()) &&
 		(!w.RPO.Set || v.lost(v.spot(a, service), service, "", Book{}).P95 <= w.RPO.Mean())
 }
 

@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	draws = 4000 // of a recovery, for its quantiles: a P95 within about 2 %
-	fewOf = 16   // of them that stand for all where an integral is wanted: the middles of sixteenths
+	draws  = 4000 // of a recovery, for its quantiles: a P95 within about 2 %
+	sample = 512  // where an integral over it is wanted,
+	fewOf  = 16   // for which the middles of their sixteenths stand
 )
 
 // steps lists a recovery's steps in their order.
@@ -27,10 +28,34 @@ func (r *Recovery) steps() []struct {
 
 // recoveryTimes is how long a recovery takes, drawn.
 type recoveryTimes struct {
-	all, few []float64 // in order; none where nothing is recovered
-	rto      Quantiles
+	few      []float64 // that stand for all, in order; their mean is that of all, exactly
+	mean     float64
 	coverage float64
+
+	draw func(rng *rand.Rand) float64
+	all  []float64 // once asked for
 }
+
+// drawn are many recoveries, in order.
+func (r *recoveryTimes) drawn() []float64 {
+	if r.all == nil {
+		rng := rand.New(rand.NewPCG(1, 2))
+		for range draws {
+			r.all = append(r.all, r.draw(rng))
+		}
+		slices.Sort(r.all)
+	}
+	return r.all
+}
+
+func (r *recoveryTimes) quantiles() Quantiles {
+	q := quantiles(r.drawn(), Duration)
+	q.Mean = r.mean
+	return q
+}
+
+// waited is the recovery where there is none.
+var waited = &recoveryTimes{coverage: 1}
 
 // restoreOf is the time to restore a service's data, where its pattern has to.
 func (s *Service) restoreOf(p Pattern) Number {
@@ -40,12 +65,20 @@ func (s *Service) restoreOf(p Pattern) Number {
 	return s.Data.Restore
 }
 
+// rto is how long the loss of the serving site is felt: as long as a recovery, or under pattern single the outage.
+func (v *evaluator) rto(a *arrangement, service int) Quantiles {
+	if v.spot(a, service).Pattern == Single {
+		return v.outages(a, service)
+	}
+	return v.recoveryOf(a, service).quantiles()
+}
+
 // recoveryOf is the recovery of a service from the loss of the serving site. Services of one pattern share it, but for
-// their restores. Under pattern single it is the outage itself.
+// their restores.
 func (v *evaluator) recoveryOf(a *arrangement, service int) *recoveryTimes {
 	p, s := v.spot(a, service), v.Services[v.services[service]]
 	if p.Pattern == Single {
-		return &recoveryTimes{coverage: 1, rto: v.outages(a, service)}
+		return waited
 	}
 	restore, key := s.restoreOf(p.Pattern), string(p.Pattern)
 	if restore.Set {
@@ -58,24 +91,28 @@ func (v *evaluator) recoveryOf(a *arrangement, service int) *recoveryTimes {
 		return r
 	}
 	r := v.Recovery[p.Pattern]
-	out := &recoveryTimes{coverage: r.Coverage.Mean(), all: make([]float64, draws)}
-	rng, steps := v.rng("recovery "+key), r.steps()
-	mean := restore.Mean()
-	for _, step := range steps {
-		mean += step.n.Mean()
-	}
-	for i := range out.all {
-		if restore.Set {
-			out.all[i] = restore.At(rng.Float64())
-		}
+	steps := r.steps()
+	out := &recoveryTimes{coverage: r.Coverage.Mean(), mean: restore.Mean(), draw: func(rng *rand.Rand) float64 {
+		sum := restore.At(rng.Float64())
 		for _, step := range steps {
-			out.all[i] += step.n.At(rng.Float64())
+			sum += step.n.At(rng.Float64())
 		}
+		return sum
+	}}
+	for _, step := range steps {
+		out.mean += step.n.Mean()
 	}
-	out.rto = quantiles(out.all, Duration)
-	out.rto.Mean = mean // exactly
+	rng, some, mean := v.rng("recovery "+key), make([]float64, sample), 0.0
+	for i := range some {
+		some[i] = out.draw(rng)
+	}
+	slices.Sort(some)
 	for i := range fewOf {
-		out.few = append(out.few, out.all[(2*i+1)*draws/(2*fewOf)])
+		out.few = append(out.few, some[(2*i+1)*sample/(2*fewOf)])
+		mean += out.few[i] / fewOf
+	}
+	for i := range out.few {
+		out.few[i] *= out.mean / max(mean, 1e-9)
 	}
 	v.recovered[key] = out
 	return out
@@ -144,9 +181,8 @@ func quantiles(values []float64, unit Unit) Quantiles {
 // recovery is what the loss of the serving site costs in time and data.
 func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) RecoveryTime {
 	p, s, name := v.spot(a, service), v.Services[v.services[service]], v.services[service]
-	r := v.recoveryOf(a, service)
-	out := RecoveryTime{RTO: r.rto}
-	d := Derivation{ID: id + ".rto", What: "time from the loss of the serving site to service again, for " + name + " (P95)", Value: r.rto.P95, Unit: Duration}
+	out := RecoveryTime{RTO: v.rto(a, service)}
+	d := Derivation{ID: id + ".rto", What: "time from the loss of the serving site to service again, for " + name + " (P95)", Value: out.RTO.P95, Unit: Duration}
 	if p.Pattern == Single {
 		d.Method = "there is no other site: the outage itself, a mixture of exponentials, one for each minimal cut set"
 		d.Parts = []Part{{"losses a year", 0, Count, id + ".losses"}}

@@ -87,18 +87,16 @@ func (v *evaluator) refuseCrowded(a *arrangement, p *spot, refuse func(rule, hin
 	}
 }
 
-// possible tells whether nothing speaks against a plan for some services.
+// possible tells whether nothing speaks against a plan for some services. Latency, which takes long to compute, is
+// asked last.
 func (v *evaluator) possible(a *arrangement, services []int) bool {
 	for _, i := range services {
-		o := Outcome{}
-		s := v.Services[v.services[i]]
-		if s.Latency.Budget.Set {
-			all, step := v.answers(a, i)
-			o.Latency.P99.V = grid{step}.quantile(all, .99)
-			ok := o.Latency.P99.V <= s.Latency.Budget.Mean()
-			o.Latency.Budget = &ok
+		if len(v.refusals(a, i, &Outcome{})) > 0 {
+			return false
 		}
-		if len(v.refusals(a, i, &o)) > 0 {
+	}
+	for _, i := range services {
+		if b := v.Services[v.services[i]].Latency.Budget; b.Set && !v.withinBudget(a, i, b.Mean()) {
 			return false
 		}
 	}

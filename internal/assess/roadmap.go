@@ -119,7 +119,7 @@ func (v *evaluator) totals(a *arrangement) (Totals, error) {
 		}
 		t.Loss += b.loss
 		t.CostMonth += b.month
-		t.WorstRTO = max(t.WorstRTO, b.rto)
+		t.WorstRTO = max(t.WorstRTO, v.rto(a, i).P95)
 		minute := v.Services[name].Revenue.Minute.Mean()
 		revenue += minute
 		weighed += minute * b.downtime

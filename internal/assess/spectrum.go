@@ -7,7 +7,7 @@ import (
 )
 
 // bins is the size of the grid on which latencies are convolved; a power of two.
-const bins = 2048
+const bins = 1024
 
 // grid holds distributions of times as shares per step. What lies beyond its end is counted in the last bin.
 type grid struct{ step float64 }

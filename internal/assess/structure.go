@@ -1,7 +1,6 @@
 package assess
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +16,8 @@ type structure struct {
 	model   *fault.Model
 	tree    *fault.Tree
 	singles []int // the events that alone are enough
+	has     map[string]bool
+	names   []string // of the cut sets, for people, once asked for
 }
 
 // numbers are those of a structure's events now, and what follows from them.
@@ -36,8 +37,9 @@ func (v *evaluator) structure(key []byte, build func() *fault.Model) (*structure
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Top, err)
 	}
-	s := &structure{model: m, tree: t}
-	for i := range t.Events() {
+	s := &structure{model: m, tree: t, has: map[string]bool{}, names: make([]string, len(t.Sets()))}
+	for i, name := range t.Events() {
+		s.has[name] = true
 		if t.Happens(func(e int) bool { return e == i }) {
 			s.singles = append(s.singles, i)
 		}
@@ -79,9 +81,9 @@ func (v *evaluator) siteDown(site int) (*structure, error) {
 
 // ask puts today's numbers into a structure.
 func (v *evaluator) ask(s *structure) *numbers {
-	n := &numbers{structure: s}
-	for _, name := range s.tree.Events() {
-		n.events = append(n.events, v.number(name))
+	n := &numbers{structure: s, events: make([]fault.Event, len(s.tree.Events()))}
+	for i, name := range s.tree.Events() {
+		n.events[i] = v.number(name)
 	}
 	n.down, n.perSecond, n.birnbaum = s.tree.Evaluate(n.events)
 	n.perSecond = max(0, n.perSecond)
@@ -94,7 +96,7 @@ func (v *evaluator) number(name string) fault.Event {
 		switch {
 		case v.varied.never == name:
 			return fault.Event{}
-		case !v.varied.event(name):
+		case !v.varied.event(v, name):
 			return v.base.number(name)
 		}
 	}
@@ -120,42 +122,50 @@ const maxStrands = 8
 // ends when the first of its events is repaired. They overlap a little, so frequencies and lengths are scaled to the
 // exact whole.
 func (n *numbers) strands(down, perSecond float64, keep func(set int) bool) []strand {
-	var all []strand
-	var index []int
+	var most [maxStrands]strand // by time, falling
+	var sets [maxStrands]int
+	kept, frequency, time := 0, 0.0, 0.0
+	rest := strand{name: "other causes"}
 	for i, set := range n.tree.Sets() {
 		if keep != nil && !keep(i) {
 			continue
 		}
 		p, ends := 1.0, 0.0
 		for _, e := range set {
-			p *= n.events[e].Probability
-			if q := n.events[e].Probability; q > 0 {
+			q := n.events[e].Probability
+			p *= q
+			if q > 0 {
 				ends += n.events[e].Frequency / q
 			}
 		}
-		if p*ends > 0 {
-			all, index = append(all, strand{perSecond: p * ends, outage: 1 / ends}), append(index, i)
-		}
-	}
-	order := make([]int, len(all))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(i, j int) int {
-		return cmp.Or(cmp.Compare(all[j].perSecond*all[j].outage, all[i].perSecond*all[i].outage), cmp.Compare(i, j))
-	})
-	var out []strand
-	often, long := 0.0, 0.0
-	rest := strand{name: "other causes"}
-	for k, i := range order {
-		s := all[i]
-		often, long = often+s.perSecond, long+s.perSecond*s.outage
-		if k < maxStrands {
-			s.name = n.setName(index[i])
-			out = append(out, s)
+		if p*ends == 0 {
 			continue
 		}
-		rest.perSecond, rest.outage = rest.perSecond+s.perSecond, rest.outage+s.perSecond*s.outage
+		s := strand{perSecond: p * ends, outage: 1 / ends}
+		frequency, time = frequency+s.perSecond, time+p
+		at := kept
+		for at > 0 && p > most[at-1].perSecond*most[at-1].outage {
+			at--
+		}
+		if kept == maxStrands {
+			last := s
+			if at < maxStrands {
+				last = most[maxStrands-1]
+			}
+			rest.perSecond, rest.outage = rest.perSecond+last.perSecond, rest.outage+last.perSecond*last.outage
+		} else {
+			kept++
+		}
+		if at < maxStrands {
+			copy(most[at+1:kept], most[at:])
+			copy(sets[at+1:kept], sets[at:])
+			most[at], sets[at] = s, i
+		}
+	}
+	out := make([]strand, 0, kept+1)
+	for i := range kept {
+		most[i].name = n.setName(sets[i])
+		out = append(out, most[i])
 	}
 	if rest.perSecond > 0 {
 		rest.outage /= rest.perSecond
@@ -165,20 +175,23 @@ func (n *numbers) strands(down, perSecond float64, keep func(set int) bool) []st
 		return []strand{{"several causes", perSecond, down / perSecond}}
 	}
 	for i := range out {
-		out[i].perSecond *= perSecond / often
-		out[i].outage *= down / perSecond / (long / often)
+		out[i].perSecond *= perSecond / frequency
+		out[i].outage *= down / perSecond / (time / frequency)
 	}
 	return out
 }
 
 // setName joins the names of a cut set's events for people.
 func (s *structure) setName(set int) string {
-	var names []string
-	for _, e := range s.tree.Sets()[set] {
-		names = append(names, plain(s.tree.Events()[e]))
+	if s.names[set] == "" {
+		var names []string
+		for _, e := range s.tree.Sets()[set] {
+			names = append(names, plain(s.tree.Events()[e]))
+		}
+		slices.Sort(names)
+		s.names[set] = strings.Join(names, " and ")
 	}
-	slices.Sort(names)
-	return strings.Join(names, " and ")
+	return s.names[set]
 }
 
 // leavesOther tells, for each cut set of a site's tree, whether it leaves the service up elsewhere.

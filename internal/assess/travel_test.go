@@ -3,6 +3,8 @@ package assess
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -74,10 +76,19 @@ services:
 
 // A company of 40 services is assessed while one waits: in two seconds without simulation, in ten with.
 func TestFortyServicesInTwoSeconds(t *testing.T) {
-	e := estate(t, travel(40, 1))
+	e := estate(t, travel(count(), 1))
 	r, err := Assess(e, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Log(r.Verdict)
+	t.Logf("%d derivations, %d doubts", len(r.Book), len(r.Doubts))
+}
+
+func count() int {
+	n, _ := strconv.Atoi(os.Getenv("N"))
+	if n == 0 {
+		n = 40
+	}
+	return n
 }
