@@ -21,6 +21,9 @@ func estate(t *testing.T) string {
 	return file
 }
 
+// object is what a command printed from its first brace on: what it says of its progress stands before.
+func object(out string) []byte { return []byte(out[max(0, strings.IndexByte(out, '{')):]) }
+
 func TestAssess_FromADraftToAReport(t *testing.T) {
 	t.Parallel()
 	file := estate(t)
@@ -29,12 +32,10 @@ func TestAssess_FromADraftToAReport(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{file}, []string{"Mend first", "Roadmap", "Sites: disaster recovery or capacity"}},
-		{[]string{file, "--html", page}, []string{"wrote " + page}},
+		{[]string{file, "--html", page}, []string{"wrote " + page, "Mend first", "Roadmap", "Sites: disaster recovery or capacity"}},
 		{[]string{file, "--explain"}, []string{"shop.downtime", "total.today.loss"}},
 		{[]string{file, "--explain", "shop.downtime"}, []string{"shop.downtime = ", "line "}},
 		{[]string{"--explain", "shop.downtime", file}, []string{"shop.downtime = "}},
-		{[]string{file, "--explain=shop.downtime", "--json"}, []string{`"method"`}},
 		{[]string{file, "--gate", "possible", "--gate", "total.today.downtime<=9d"}, []string{"Roadmap"}},
 		{[]string{file, "--simulate", "--years", "50"}, []string{"simulation"}},
 	} {
@@ -50,7 +51,7 @@ func TestAssess_FromADraftToAReport(t *testing.T) {
 	}
 	out, err := run(t, "assess", file, "--json")
 	var r assess.Report
-	if err != nil || json.Unmarshal([]byte(out), &r) != nil || r.Verdict == "" || len(r.Services) != 2 {
+	if err != nil || json.Unmarshal(object(out), &r) != nil || r.Verdict == "" || len(r.Services) != 2 {
 		t.Errorf("JSON: %v", err)
 	}
 	_, err = run(t, "assess", "new", file)
@@ -92,7 +93,6 @@ func TestAssess_SaysWhatIsWrongAndWhere(t *testing.T) {
 		{[]string{"fta", "nowhere.xml"}, []string{"nowhere.xml"}},
 		{[]string{"fta", tree, "--max-order", "-1"}, []string{"negative"}},
 		{[]string{"export", broken}, []string{"--mef"}},
-		{[]string{"diff", broken, broken}, []string{"broken.yaml:2:1"}},
 	} {
 		_, err := run(t, append([]string{"assess"}, c.args...)...)
 		wantError(t, err, c.want...)
@@ -121,12 +121,12 @@ func TestAssess_ExportedTreesSayTheSame(t *testing.T) {
 		} `json:"cut_sets"`
 	}
 	out, err := run(t, "assess", "fta", path, "--json", "--max-order", "1")
-	if err != nil || json.Unmarshal([]byte(out), &tree) != nil || tree.RareEventSum == nil || tree.CutSets.MaxOrder != 1 {
+	if err != nil || json.Unmarshal(object(out), &tree) != nil || tree.RareEventSum == nil || tree.CutSets.MaxOrder != 1 {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	explained, err := run(t, "assess", file, "--explain", "shop.structural", "--json")
 	var d assess.Derivation
-	if err != nil || json.Unmarshal([]byte(explained), &d) != nil {
+	if err != nil || json.Unmarshal(object(explained), &d) != nil {
 		t.Fatalf("%v\n%s", err, explained)
 	}
 	if diff := tree.Probability/d.Value - 1; diff > 1e-9 || diff < -1e-9 {

@@ -94,7 +94,7 @@ func share(v float64) string {
 	}
 	places := 2
 	if u < .1 {
-		places = min(8, int(math.Ceil(-math.Log10(100*u)-1e-6))+1)
+		places = min(8, int(math.Ceil(-math.Log10(100*u)-1e-9))+1)
 	}
 	text := strconv.FormatFloat(100*v, 'f', max(0, places), 64)
 	if math.Abs(100-100*v) < .5*math.Pow(10, -float64(places)) {

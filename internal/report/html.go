@@ -77,7 +77,7 @@ func newPage(r *assess.Report) *page {
 		if i > 0 && f.Share < .001 || i == 10 {
 			break
 		}
-		p.Fixes = append(p.Fixes, fixRow{line(f.Event), listed(f.Services, 6), p.number(percent(f.Share), fmt.Sprintf("fix.%d.share", i+1)),
+		p.Fixes = append(p.Fixes, fixRow{line(f.Event), line(listed(f.Services, 6)), p.number(percent(f.Share), fmt.Sprintf("fix.%d.share", i+1)),
 			p.number(money(f.Saves), fmt.Sprintf("fix.%d.saves", i+1)), 100 * f.Share / r.Fixes[0].Share})
 	}
 	for i := range r.Services {
@@ -99,6 +99,9 @@ func newPage(r *assess.Report) *page {
 	for _, n := range r.Notes {
 		p.Notes = append(p.Notes, line(n))
 	}
+	if said := agreement(r); said != "" {
+		p.Notes = append(p.Notes, said)
+	}
 	p.appendix(r)
 	return p
 }
@@ -108,7 +111,7 @@ func (p *page) number(text, id string) number {
 	if _, known := p.book[id]; !known {
 		id = ""
 	}
-	return number{Text: text, ID: id}
+	return number{Text: text, ID: line(id)}
 }
 
 func (p *page) keys(r *assess.Report) {

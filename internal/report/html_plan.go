@@ -151,11 +151,11 @@ func (p *page) appendix(r *assess.Report) {
 		return cmp.Or(cmp.Compare(groupOf(a), groupOf(b)), cmp.Compare(a, b))
 	})
 	for _, id := range ids {
-		d, name := r.Book[id], groupOf(id)
+		d, name := r.Book[id], line(groupOf(id))
 		if n := len(p.Book); n == 0 || p.Book[n-1].Name != name {
 			p.Book = append(p.Book, bookGroup{Name: name})
 		}
-		row := derivation{ID: id, What: line(d.What), Value: line(figure(d.Value, d.Unit, r.Currency)), Method: line(d.Method), Inputs: len(d.Inputs)}
+		row := derivation{ID: line(id), What: line(d.What), Value: line(figure(d.Value, d.Unit, r.Currency)), Method: line(d.Method), Inputs: len(d.Inputs)}
 		for _, x := range d.Parts {
 			row.Parts = append(row.Parts, partRow{line(x.Name), p.number(line(figure(x.Value, x.Unit, r.Currency)), x.ID)})
 		}

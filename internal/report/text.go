@@ -208,6 +208,37 @@ func simulated(o *assess.Outcome) string {
 	return fmt.Sprintf("simulation %s: nowhere to be served %s a year (99 %% interval %s to %s), exact %s", word, duration(sim.Mean*year), duration(sim.Low*year), duration(sim.High*year), duration(exact*year)) + lived
 }
 
+// agreement sums up what the second engine says of all services; "" if it was not asked.
+func agreement(r *assess.Report) string {
+	asked, agrees := 0, 0
+	var not, silent []string
+	for i := range r.Services {
+		a := &r.Services[i].Now.Availability
+		switch {
+		case a.Simulated == nil:
+			continue
+		case a.Simulated.Refused != "":
+			silent = append(silent, r.Services[i].Service)
+		case a.Simulated.Holds(a.Structural.V):
+			agrees++
+		default:
+			not = append(not, r.Services[i].Service)
+		}
+		asked++
+	}
+	if asked == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("The simulation agrees with the exact value for %d of %s (99 %% intervals: one in a hundred may miss)", agrees, plural(asked, "service", "services"))
+	if len(not) > 0 {
+		text += "; not for " + listed(not, 8)
+	}
+	if len(silent) > 0 {
+		text += "; too few failures to tell for " + listed(silent, 8)
+	}
+	return line(text + ".")
+}
+
 func (t *writer) staying(r *assess.Report) {
 	title := false
 	for i := range r.Services {

@@ -88,7 +88,7 @@ func lineOf(in assess.Input) string {
 	case in.Line > 0:
 		return fmt.Sprintf(" (line %d)", in.Line)
 	case in.Source != "":
-		return " (" + in.Source + ", not in the file)"
+		return " (" + line(in.Source) + ", not in the file)"
 	}
 	return " (not in the file)"
 }
@@ -97,6 +97,9 @@ func (t *writer) notes(r *assess.Report) {
 	t.title("Notes")
 	for _, n := range r.Notes {
 		t.wrapped("  ", "  ", n)
+	}
+	if said := agreement(r); said != "" {
+		t.wrapped("  ", "  ", said)
 	}
 	t.wrapped("  ", "  ", "Where a number comes from: --explain lists what can be asked, --explain "+exampleID(r)+" answers. Means of independent failures and repairs; exact, seed "+fmt.Sprint(r.Seed)+".")
 }

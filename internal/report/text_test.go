@@ -15,7 +15,7 @@ func TestFigures(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
 		{duration(0), "0"}, {duration(.004), "4 ms"}, {duration(59), "59 s"}, {duration(600), "10 min"}, {duration(29736), "8.26 h"}, {duration(10 * day), "10 d"},
 		{money(0), "0"}, {money(614.8), "615"}, {money(999.9), "1k"}, {money(25200), "25.2k"}, {money(1.366e6), "1.37M"}, {money(-460), "−460"}, {signed(87.5), "+87.5"}, {signed(-87.5), "−87.5"},
-		{share(.999057), "99.906 %"}, {share(.99999), "99.999 %"}, {share(1), "100 %"}, {share(.5), "50.00 %"}, {share(1 - 1e-12), "> 99.99999999 %"},
+		{share(.999057), "99.906 %"}, {share(.99999), "99.9990 %"}, {share(1), "100 %"}, {share(.5), "50.00 %"}, {share(1 - 1e-12), "> 99.99999999 %"},
 		{percent(.72), "72 %"}, {percent(.016), "1.6 %"}, {percent(.0001), "< 0.1 %"},
 		{grouped(1234567), "1\u202f234\u202f567"}, {grouped(-1234), "−1\u202f234"}, {significant(1997, 3), "2000"}, {significant(.0999999, 2), "0.1"},
 	} {
