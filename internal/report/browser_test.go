@@ -147,6 +147,9 @@ func TestPageInABrowser(t *testing.T) {
 		}
 		for _, width := range []int64{1280, 390} {
 			do(t, ctx, name, chromedp.EmulateViewport(width, 900), prefer("light"), chromedp.Navigate("file://"+file))
+			if name == "wide" { // its appendix is that of the small one
+				do(t, ctx, "no appendix", chromedp.Evaluate[chromedp.Void](`document.getElementById("appendix").hidden = true`))
+			}
 			look := fmt.Sprintf("assess-%s-%d", name, width)
 			for _, wrong := range ask(t, ctx, chromedp.Evaluate[[]string](faults)) {
 				t.Errorf("%s: %s", look, wrong)

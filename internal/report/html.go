@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/atollhq/atoll/internal/assess"
 )
@@ -50,6 +52,8 @@ type page struct {
 	Sets                            []inputSet
 	Simulated                       bool
 
+	Explained bool // the appendix also explains the ways that are not proposed
+
 	book    assess.Book
 	doubted map[string]assess.Doubt
 }
@@ -66,9 +70,12 @@ type fixRow struct {
 	Width           float64 // of its bar, percent
 }
 
+// maxExplained is up to how many services a page explains every way of each: more makes it too large for a telephone.
+const maxExplained = 12
+
 func newPage(r *assess.Report) *page {
 	p := &page{CSS: template.CSS(pageCSS), Title: line(r.Title), File: line(r.File), Currency: line(r.Currency), Verdict: line(r.Verdict), Seed: r.Seed, //nolint:gosec // our own file
-		book: r.Book, doubted: map[string]assess.Doubt{}}
+		book: r.Book, doubted: map[string]assess.Doubt{}, Explained: len(r.Services) <= maxExplained}
 	for _, d := range r.Doubts {
 		p.doubted[d.Input.Path] = d
 	}
@@ -108,10 +115,17 @@ func newPage(r *assess.Report) *page {
 
 // number links a figure to its derivation, if the book has it.
 func (p *page) number(text, id string) number {
-	if _, known := p.book[id]; !known {
+	if _, known := p.book[id]; !known || !p.Explained && ofOption(id) {
 		id = ""
 	}
 	return number{Text: text, ID: line(id)}
+}
+
+// ofOption tells whether an id is that of a way that a service could be run, which may not be the proposed one.
+func ofOption(id string) bool {
+	_, rest, _ := strings.Cut(id, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	return slices.Contains(assess.Patterns, assess.Pattern(second))
 }
 
 func (p *page) keys(r *assess.Report) {

@@ -151,6 +151,9 @@ func (p *page) appendix(r *assess.Report) {
 		return cmp.Or(cmp.Compare(groupOf(a), groupOf(b)), cmp.Compare(a, b))
 	})
 	for _, id := range ids {
+		if !p.Explained && ofOption(id) {
+			continue
+		}
 		d, name := r.Book[id], line(groupOf(id))
 		if n := len(p.Book); n == 0 || p.Book[n-1].Name != name {
 			p.Book = append(p.Book, bookGroup{Name: name})
