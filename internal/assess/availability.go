@@ -182,10 +182,6 @@ func (v *evaluator) availability(a *arrangement, service int, id string, book Bo
 		Method: "Σ frequency × share × (coverage × E[min(outage, recovery)] + (1 − coverage) × outage) over causes; outages are exponential, E[min] = m(1−E[exp(−T/m)]); what takes every site is waited for"})
 	out.Share = book.Note(Derivation{ID: id + ".availability", What: "availability of " + name, Value: 1 - downtime/year, Unit: Ratio,
 		Method: "1 − downtime ÷ year", Parts: []Part{{"downtime", downtime, Duration, out.Downtime.ID}}})
-	if want := v.Services[name].Wants.Availability; want.Set {
-		met := out.Share.V >= want.Mean()
-		out.Met = &met
-	}
 	return out, nil
 }
 

@@ -108,10 +108,9 @@ type Availability struct {
 	BadYear  Value `json:"bad_year"` // 95 of 100 years are better
 	// Share is 1 − Downtime/year.
 	Share   Value         `json:"share"`
-	Singles []SinglePoint `json:"singles"`       // single points of failure, the worst first
-	ByOrder []uint64      `json:"by_order"`      // minimal cut sets
-	Causes  []Cause       `json:"causes"`        // who contributes how much to Downtime, the largest first
-	Met     *bool         `json:"met,omitempty"` // Share against what is wanted; nil: nothing is wanted
+	Singles []SinglePoint `json:"singles"`  // single points of failure, the worst first
+	ByOrder []uint64      `json:"by_order"` // minimal cut sets
+	Causes  []Cause       `json:"causes"`   // who contributes how much to Downtime, the largest first
 	// Simulated is the second engine's view of Structural, Run that of Downtime without what overload adds, by living
 	// through years of failures and recoveries; nil if they were not asked for.
 	Simulated *Estimate `json:"simulated,omitempty"`

@@ -42,12 +42,20 @@ type Fix struct {
 type ServiceAnswer struct {
 	Service string  `json:"service"`
 	Label   string  `json:"label,omitempty"`
+	Wanted  Wanted  `json:"wanted"`
 	Now     Outcome `json:"now"`
 	// Proposed is what it gets behind the last step of the roadmap that is worth it: others may have taken it along, or
 	// what it calls has moved. Its values' ids are service.proposed.…
 	Proposed Outcome  `json:"proposed"`
 	Options  []Option `json:"options"`
 	Answer   Verdict  `json:"answer"`
+}
+
+// Wanted are a service's objectives; nil: not asked for.
+type Wanted struct {
+	Availability *float64 `json:"availability,omitempty"`
+	RTO          *float64 `json:"rto_seconds,omitempty"`
+	RPO          *float64 `json:"rpo_seconds,omitempty"`
 }
 
 // Option is a service under one placement, the others as today or moved along where it needs them.

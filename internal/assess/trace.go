@@ -15,6 +15,7 @@ func (v *evaluator) trace(r *Report, steps []*arrangement) error {
 	}
 	for i := range r.Services {
 		s := &r.Services[i]
+		s.Wanted = v.Services[s.Service].Wants.wanted()
 		var err error
 		if s.Proposed, err = v.outcome(proposed, v.service[s.Service], s.Service+".proposed", r.Book); err != nil {
 			return err
@@ -55,6 +56,17 @@ func (v *evaluator) trace(r *Report, steps []*arrangement) error {
 			Method: "Σ Birnbaum importance × unavailability × year ÷ Σ downtime"})
 	}
 	return nil
+}
+
+func (w Wants) wanted() Wanted {
+	of := func(n Number) *float64 {
+		if !n.Set {
+			return nil
+		}
+		mean := n.Mean()
+		return &mean
+	}
+	return Wanted{of(w.Availability), of(w.RTO), of(w.RPO)}
 }
 
 func (v *evaluator) traceTotals(r *Report, name string, t Totals, word string) {

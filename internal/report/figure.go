@@ -198,6 +198,20 @@ func chosen(s *assess.ServiceAnswer) *assess.Option {
 // moves tells whether the roadmap changes how a service runs, or what it gets.
 func moves(s *assess.ServiceAnswer) bool { return !same(s.Now.Placement, s.Proposed.Placement) }
 
+// wants are the texts of what is wanted: availability, RTO and RPO; "" where nothing is.
+func wants(w assess.Wanted) (out [3]string) {
+	if w.Availability != nil {
+		out[0] = share(*w.Availability)
+	}
+	if w.RTO != nil {
+		out[1] = duration(*w.RTO)
+	}
+	if w.RPO != nil {
+		out[2] = duration(*w.RPO)
+	}
+	return out
+}
+
 // plural counts things.
 func plural(n int, one, many string) string {
 	if n == 1 {

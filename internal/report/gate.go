@@ -68,11 +68,15 @@ func (g *Gate) Check(r *assess.Report) (failed []string, err error) {
 }
 
 func unmet(s *assess.ServiceAnswer) (out []string) {
-	if met := s.Now.Recovery.Met; met != nil && !*met {
-		out = append(out, fmt.Sprintf("%s: RTO %s and RPO %s (P95) are not what is wanted", line(s.Service), duration(s.Now.Recovery.RTO.P95), duration(s.Now.Recovery.RPO.P95)))
-	}
-	if met := s.Now.Availability.Met; met != nil && !*met {
-		out = append(out, fmt.Sprintf("%s: available %s, which is not what is wanted", line(s.Service), share(s.Now.Availability.Share.V)))
+	w, has := wants(s.Wanted), [3]string{share(s.Now.Availability.Share.V), duration(s.Now.Recovery.RTO.P95), duration(s.Now.Recovery.RPO.P95)}
+	for i, missed := range [3]bool{
+		s.Wanted.Availability != nil && s.Now.Availability.Share.V < *s.Wanted.Availability,
+		s.Wanted.RTO != nil && s.Now.Recovery.RTO.P95 > *s.Wanted.RTO,
+		s.Wanted.RPO != nil && s.Now.Recovery.RPO.P95 > *s.Wanted.RPO,
+	} {
+		if missed {
+			out = append(out, fmt.Sprintf("%s: %s is %s; wanted is %s", line(s.Service), [3]string{"availability", "RTO (P95)", "RPO (P95)"}[i], has[i], w[i]))
+		}
 	}
 	return out
 }

@@ -154,18 +154,21 @@ type outcomeRow struct {
 	Chosen                                                        bool
 }
 
-func (p *page) outcomeRow(name string, o *assess.Outcome) outcomeRow {
+func (p *page) outcomeRow(name string, o *assess.Outcome, want assess.Wanted) outcomeRow {
 	a, m, rec := &o.Availability, &o.Money, &o.Recovery
 	row := outcomeRow{Name: name,
 		Available: p.number(share(a.Share.V), a.Share.ID), Downtime: p.number(duration(a.Downtime.V), a.Downtime.ID),
 		RTO: p.number(duration(rec.RTO.P95), rec.RTO.ID), RPO: p.number(duration(rec.RPO.P95), rec.RPO.ID),
 		P99: p.number(duration(o.Latency.P99.V), o.Latency.P99.ID), BadYear: p.number(money(m.BadYear.V), m.BadYear.ID),
 		Loss: p.number(money(m.Loss.V), m.Loss.ID), Month: p.number(money(m.Month.V), m.Month.ID)}
-	if rec.Met != nil && !*rec.Met {
-		row.RTO.Tone, row.RPO.Tone = "warn", "warn"
-	}
-	if a.Met != nil && !*a.Met {
+	if want.Availability != nil && a.Share.V < *want.Availability {
 		row.Available.Tone = "warn"
+	}
+	if want.RTO != nil && rec.RTO.P95 > *want.RTO {
+		row.RTO.Tone = "warn"
+	}
+	if want.RPO != nil && rec.RPO.P95 > *want.RPO {
+		row.RPO.Tone = "warn"
 	}
 	for _, refusal := range o.Impossible {
 		row.Refused = append(row.Refused, line(refusal.Text))
@@ -186,7 +189,11 @@ type serviceCard struct {
 func (p *page) serviceCard(s *assess.ServiceAnswer) serviceCard {
 	c := serviceCard{Name: line(s.Service), Label: line(s.Label), From: line(where(s.Now.Placement)), To: line(where(s.Proposed.Placement)), Purpose: line(s.Answer.Purpose),
 		Verdict: line(s.Answer.Text),
-		Rows:    []outcomeRow{p.outcomeRow("Today", &s.Now), p.outcomeRow("Proposed", &s.Proposed)}}
+		Rows:    []outcomeRow{p.outcomeRow("Today", &s.Now, s.Wanted), p.outcomeRow("Proposed", &s.Proposed, s.Wanted)}}
+	if wants := wants(s.Wanted); wants != [3]string{} {
+		row := outcomeRow{Name: "Wanted", Available: number{Text: wants[0]}, RTO: number{Text: wants[1]}, RPO: number{Text: wants[2]}}
+		c.Rows = append(c.Rows, row)
+	}
 	if option := chosen(s); option != nil {
 		n := p.number(signed(option.Net.V), option.Net.ID)
 		c.Net = &n
@@ -211,7 +218,7 @@ func (p *page) serviceCard(s *assess.ServiceAnswer) serviceCard {
 func (p *page) options(s *assess.ServiceAnswer) (out []outcomeRow) {
 	for i := range s.Options {
 		o := &s.Options[i]
-		row := p.outcomeRow(line(where(o.Outcome.Placement)), &o.Outcome)
+		row := p.outcomeRow(line(where(o.Outcome.Placement)), &o.Outcome, s.Wanted)
 		row.Net = p.number(signed(o.Net.V), o.Net.ID)
 		row.Chosen = s.Answer.Worth && same(o.Outcome.Placement, s.Answer.Placement)
 		out = append(out, row)
@@ -228,7 +235,7 @@ type stayRow struct {
 }
 
 func (p *page) stayRow(s *assess.ServiceAnswer) stayRow {
-	row := stayRow{Name: line(s.Service), Placement: line(where(s.Now.Placement)), Verdict: line(s.Answer.Text), Now: p.outcomeRow("Today", &s.Now), Options: p.options(s)}
+	row := stayRow{Name: line(s.Service), Placement: line(where(s.Now.Placement)), Verdict: line(s.Answer.Text), Now: p.outcomeRow("Today", &s.Now, s.Wanted), Options: p.options(s)}
 	if s.Answer.Flip != nil {
 		n := p.number(money(s.Answer.Flip.V), s.Answer.Flip.ID)
 		row.Flip = &n

@@ -171,6 +171,9 @@ func (t *writer) moving(r *assess.Report) {
 		t.wrapped("  ", "    ", where(s.Now.Placement)+" → "+where(s.Proposed.Placement))
 		t.line("%s", t.in(faint, outcomeCells("today", &s.Now)))
 		t.line("%s", outcomeCells("proposed", &s.Proposed))
+		if w := wants(s.Wanted); w != [3]string{} {
+			t.line("%s", t.in(faint, serviceColumns("  wanted", w[0], "", w[1], w[2])))
+		}
 		if sim := s.Now.Availability.Simulated; sim != nil {
 			t.wrapped("  ", "    ", simulated(&s.Now))
 		}
