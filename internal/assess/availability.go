@@ -63,26 +63,47 @@ func (v *evaluator) findInterruptions(a *arrangement, service int) (out []interr
 		}
 	}
 	if p.Pattern != Single {
-		for i, site := range p.at {
-			share := p.interrupted(i)
-			if share == 0 {
-				continue
-			}
-			s, err := v.at(a, service, site)
-			if err != nil {
-				return nil, err
-			}
-			// What takes this site alone: the losses that leave another one working.
-			here, leaves := v.ask(s), v.leavesOther(s, all.structure)
-			if often, down := here.perSecond-all.perSecond, here.down-all.down; often > 1e-9*here.perSecond && down > 0 {
-				for _, x := range here.strands(down, often, func(set int) bool { return leaves[set] }) {
-					out = append(out, interruption{cause: x.name, site: v.sites[site], perYear: x.perSecond * year, share: share, outage: x.outage})
-				}
-			}
+		lost, err := v.sitesLost(a, service, all)
+		if err != nil {
+			return nil, err
 		}
+		out = append(out, lost...)
 		out = append(out, interruption{cause: "needless recovery", perYear: year / v.Recovery[p.Pattern].False.Mean(), share: p.interrupted(0), whole: true})
 	}
 	return append(out, v.destructions(p, service)...), nil
+}
+
+// sitesLost lists what takes one site and leaves another one working.
+//
+// With U the share of time and w the frequency of what takes a site, and of what takes all: it is down alone for
+// U − U(all). Of its w losses, those take all that are not losses of another one while it is down already: w(all) −
+// (U − U(all)) × w(other).
+func (v *evaluator) sitesLost(a *arrangement, service int, all *numbers) (out []interruption, err error) {
+	p := v.spot(a, service)
+	here := make([]*numbers, len(p.at))
+	for i, site := range p.at {
+		s, err := v.at(a, service, site)
+		if err != nil {
+			return nil, err
+		}
+		here[i] = v.ask(s)
+	}
+	for i, site := range p.at {
+		share, down, often := p.interrupted(i), here[i].down-all.down, here[i].perSecond-all.perSecond
+		if len(here) == 2 { // of more, the others rarely fail one by one meanwhile
+			often += max(0, down) * here[1-i].perSecond
+		} else {
+			often += max(0, down) * all.perSecond
+		}
+		if share == 0 || often <= 1e-9*here[i].perSecond || down <= 0 {
+			continue
+		}
+		leaves := v.leavesOther(here[i].structure, all.structure)
+		for _, x := range here[i].strands(down, often, func(set int) bool { return leaves[set] }) {
+			out = append(out, interruption{cause: x.name, site: v.sites[site], perYear: x.perSecond * year, share: share, outage: x.outage})
+		}
+	}
+	return out, nil
 }
 
 // destructions are the causes that destroy data everywhere at once: under every pattern, a backup is restored.

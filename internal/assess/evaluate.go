@@ -31,11 +31,12 @@ type shape struct {
 // none.
 type spot struct {
 	Placement
-	id      uint16
-	at      []int
-	set     uint16      // the same for the same sites in any order: fault trees ask no more
-	carries [][]float64 // [lost][site]: share of the service's cores in use
-	serves  [][]float64 // [lost][site]: share of its users
+	id       uint16
+	at       []int
+	set      uint16      // the same for the same sites in any order: fault trees ask no more
+	servedBy uint16      // the same where the same sites serve in the same way: latencies ask no more
+	carries  [][]float64 // [lost][site]: share of the service's cores in use
+	serves   [][]float64 // [lost][site]: share of its users
 }
 
 // evaluator answers questions about plans of one estate and remembers what plans have in common: most that are compared
@@ -111,7 +112,12 @@ func (h *shape) closure(e *Estate, service int, optional bool) []int {
 // forget drops everything that hangs on numbers.
 func (v *evaluator) forget() {
 	v.ways, v.briefs, v.recovered, v.latencies = map[string][]interruption{}, map[string]brief{}, map[string]*recoveryTimes{}, map[string]*spectrum{}
-	v.levelsOf, v.events, v.full = nil, map[string]fault.Event{}, map[*arrangement]*loads{}
+	v.events, v.full = map[string]fault.Event{}, map[*arrangement]*loads{}
+	if v.base != nil && !v.varied.loads {
+		v.levelsOf = v.base.levelsOf
+		return
+	}
+	v.levelsOf = nil
 	for _, name := range v.services {
 		v.levelsOf = append(v.levelsOf, v.levels(v.Services[name]))
 	}
@@ -140,6 +146,14 @@ func (h *shape) spotFor(p Placement) *spot {
 		h.sets[set] = uint16(len(h.sets))
 	}
 	s.set = h.sets[set]
+	answers := key
+	if !active(p.Pattern) {
+		answers = "serves " + p.Sites[0]
+	}
+	if _, known := h.sets[answers]; !known {
+		h.sets[answers] = uint16(len(h.sets))
+	}
+	s.servedBy = h.sets[answers]
 	for lost := range len(h.sites) + 1 {
 		name := ""
 		if lost > 0 {

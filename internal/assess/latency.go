@@ -133,7 +133,7 @@ func (c *composer) key(service, site int) []byte {
 	key = append(key, byte(site), byte(site>>8), byte(service), byte(service>>8))
 	for _, i := range c.needs[service] {
 		if i != service { // where else it runs does not matter here
-			key = binary.LittleEndian.AppendUint16(key, c.plan.at[i])
+			key = binary.LittleEndian.AppendUint16(key, c.spot(c.plan, i).servedBy)
 		}
 	}
 	return key

@@ -52,6 +52,7 @@ type group struct {
 	share float64 // of the users
 	state state
 	until float64 // when a recovery ends
+	there int     // where they are, away
 }
 
 // state of a group.
@@ -61,7 +62,7 @@ const (
 	served     state = iota // at home
 	recovering              // home is lost, and a recovery runs: ends in away, or at home if that comes back first
 	waiting                 // the recovery failed, or there is nowhere to go: until home is back
-	away                    // served elsewhere: until that is lost too, or home is back
+	away                    // served elsewhere: until home is back; if that is lost too, until it or another one is
 )
 
 // debt is time without service that is owed, whatever else happens: needless recoveries and restores.
@@ -128,7 +129,7 @@ func (l *life) live(until float64) (without float64) {
 func (l *life) lacking() float64 {
 	sum := 0.0
 	for i := range l.groups {
-		if g := &l.groups[i]; g.state == recovering || g.state == waiting {
+		if g := &l.groups[i]; g.state == recovering || g.state == waiting || g.state == away && !l.up[g.there] {
 			sum += g.share
 		}
 	}
@@ -207,14 +208,14 @@ func (l *life) recovery() float64 {
 	return sum
 }
 
-// elsewhere tells whether another site than a group's home works.
-func (l *life) elsewhere(g *group) bool {
+// elsewhere finds a site that works besides a group's home; -1 for none.
+func (l *life) elsewhere(g *group) int {
 	for i, up := range l.up {
 		if up && i != g.home {
-			return true
+			return i
 		}
 	}
-	return false
+	return -1
 }
 
 // move takes a group from state to state.
@@ -224,21 +225,23 @@ func (l *life) move(g *group) {
 		return
 	}
 	switch other := l.elsewhere(g); g.state {
-	case served, away: // home is lost, or that where they were is
-		if g.state == away && other {
-			return
-		}
+	case served:
 		l.hits++
 		l.lose(g, other)
+	case away:
+		if !l.up[g.there] && other >= 0 {
+			l.hits++
+			l.lose(g, other)
+		}
 	case recovering:
 		switch {
-		case !other:
+		case other < 0:
 			g.state, g.until = waiting, math.Inf(1) // until anything is back
 		case l.now >= g.until:
-			g.state = away
+			g.state, g.there = away, other
 		}
 	case waiting:
-		if other && math.IsInf(g.until, 1) {
+		if other >= 0 && math.IsInf(g.until, 1) {
 			l.lose(g, other)
 		}
 	}
@@ -246,9 +249,9 @@ func (l *life) move(g *group) {
 
 // lose begins a recovery, if there is anywhere to go. Whether it works is decided at once; one that fails waits for
 // home.
-func (l *life) lose(g *group, other bool) {
+func (l *life) lose(g *group, other int) {
 	switch {
-	case !other:
+	case other < 0:
 		g.state, g.until = waiting, math.Inf(1)
 	case l.rng.Float64() < l.Recovery[l.p.Pattern].Coverage.Mean():
 		g.state, g.until = recovering, l.now+l.recovery()
