@@ -61,7 +61,8 @@ func newRoot() *cobra.Command {
 		Long: `Atoll takes an HTTP service and its PostgreSQL database from one site to many, one step at a time.
 Users are routed to the site that owns their data, the sites' databases are kept in step, users are moved
 between sites without an error, and no two sites ever accept a write for the same key.`,
-		Example: `  atoll validate --sample > atoll.yaml      # a commented file to start from
+		Example: `  atoll assess estate.yaml                  # is it worth it, and where would it break?
+  atoll validate --sample > atoll.yaml      # a commented file to start from
   atoll validate                            # check it
   atoll ca init && atoll ca issue site a    # certificates: everything between sites is mTLS
   atoll apply --site a --dry-run            # what would change in the database of site a
@@ -79,8 +80,9 @@ between sites without an error, and no two sites ever accept a write for the sam
 	flags.BoolVar(&c.json, "json", false, "print JSON")
 	flags.StringVar(&c.logFormat, "log-format", "text", "log as text or json, to stderr")
 	flags.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	root.AddGroup(&cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "try", Title: "Try:"})
+	root.AddGroup(&cobra.Group{ID: "plan", Title: "Plan:"}, &cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "try", Title: "Try:"})
 	for group, cmds := range map[string][]*cobra.Command{
+		"plan":    {c.assess()},
 		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts(), c.rebuild()},
 		"run":     {c.up(), c.store(), c.agent(), c.gateway()},
 		"try":     {c.lab()},

@@ -1,0 +1,274 @@
+package assess
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+const (
+	draws  = 4000 // of a recovery, for its quantiles: a P95 within about 2 %
+	sample = 512  // where an integral over it is wanted,
+	fewOf  = 16   // for which the middles of their sixteenths stand
+)
+
+// steps lists a recovery's steps in their order.
+func (r *Recovery) steps() []struct {
+	name string
+	n    *Number
+} {
+	return []struct {
+		name string
+		n    *Number
+	}{
+		{"detect", &r.Detect}, {"decide", &r.Decide}, {"fence", &r.Fence}, {"promote", &r.Promote},
+		{"scale", &r.Scale}, {"shift", &r.Shift}, {"warm", &r.Warm}, {"verify", &r.Verify},
+	}
+}
+
+// recoveryTimes is how long a recovery takes, drawn.
+type recoveryTimes struct {
+	few      []float64 // that stand for all, in order; their mean is that of all, exactly
+	mean     float64
+	coverage float64
+
+	draw func(rng *rand.Rand) float64
+	all  []float64 // once asked for
+}
+
+// drawn are many recoveries, in order.
+func (r *recoveryTimes) drawn() []float64 {
+	if r.all == nil {
+		rng := rand.New(rand.NewPCG(1, 2))
+		for range draws {
+			r.all = append(r.all, r.draw(rng))
+		}
+		slices.Sort(r.all)
+	}
+	return r.all
+}
+
+func (r *recoveryTimes) quantiles() Quantiles {
+	q := quantiles(r.drawn(), Duration)
+	q.Mean = r.mean
+	return q
+}
+
+// waited is the recovery where there is none.
+var waited = &recoveryTimes{coverage: 1}
+
+// restoreOf is the time to restore a service's data, where its pattern has to.
+func (s *Service) restoreOf(p Pattern) Number {
+	if s.Data == nil || p != BackupRestore {
+		return Number{}
+	}
+	return s.Data.Restore
+}
+
+// rto is how long the loss of the serving site is felt: as long as a recovery, or under pattern single the outage.
+func (v *evaluator) rto(a *arrangement, service int) Quantiles {
+	if v.spot(a, service).Pattern == Single {
+		return v.outages(a, service)
+	}
+	return v.recoveryOf(a, service).quantiles()
+}
+
+// recoveryOf is the recovery of a service from the loss of the serving site. Services of one pattern share it, but for
+// their restores.
+func (v *evaluator) recoveryOf(a *arrangement, service int) *recoveryTimes {
+	p, s := v.spot(a, service), v.Services[v.services[service]]
+	if p.Pattern == Single {
+		return waited
+	}
+	restore, key := s.restoreOf(p.Pattern), string(p.Pattern)
+	if restore.Set {
+		key += " " + v.services[service]
+	}
+	if v.base != nil && !v.varied.touchesRecovery(p.Pattern, service) {
+		return v.base.recoveryOf(a, service)
+	}
+	if r, known := v.recovered[key]; known {
+		return r
+	}
+	r := v.Recovery[p.Pattern]
+	steps := r.steps()
+	out := &recoveryTimes{coverage: r.Coverage.Mean(), mean: restore.Mean(), draw: func(rng *rand.Rand) float64 {
+		sum := restore.At(rng.Float64())
+		for _, step := range steps {
+			sum += step.n.At(rng.Float64())
+		}
+		return sum
+	}}
+	for _, step := range steps {
+		out.mean += step.n.Mean()
+	}
+	rng, some, mean := v.rng("recovery "+key), make([]float64, sample), 0.0
+	for i := range some {
+		some[i] = out.draw(rng)
+	}
+	slices.Sort(some)
+	for i := range fewOf {
+		out.few = append(out.few, some[(2*i+1)*sample/(2*fewOf)])
+		mean += out.few[i] / fewOf
+	}
+	for i := range out.few {
+		out.few[i] *= out.mean / max(mean, 1e-9)
+	}
+	v.recovered[key] = out
+	return out
+}
+
+// outages are the lengths of what takes every site of a service: a mixture of exponentials.
+func (v *evaluator) outages(a *arrangement, service int) Quantiles {
+	q := Quantiles{Unit: Duration}
+	ways, err := v.interruptions(a, service)
+	if err != nil {
+		return q // whoever asks for the interruptions themselves hears of it
+	}
+	rate, longest := 0.0, 0.0
+	for i := range ways {
+		if w := &ways[i]; w.waits && !w.backup {
+			rate += w.perYear
+			q.Mean += w.perYear * w.outage
+			longest = max(longest, w.outage)
+		}
+	}
+	if rate == 0 {
+		return q
+	}
+	q.Mean /= rate
+	at := func(share float64) float64 {
+		low, high := 0.0, 40*longest
+		for range 50 {
+			mid, longer := (low+high)/2, 0.0
+			for i := range ways {
+				if w := &ways[i]; w.waits && !w.backup {
+					longer += w.perYear / rate * math.Exp(-mid/w.outage)
+				}
+			}
+			if longer > 1-share {
+				low = mid
+			} else {
+				high = mid
+			}
+		}
+		return high
+	}
+	q.P50, q.P95 = at(.5), at(.95)
+	return q
+}
+
+// rng is a source of randomness that belongs to a name, so that adding a service changes no other one's numbers.
+func (e *Estate) rng(name string) *rand.Rand {
+	h := uint64(14695981039346656037)
+	for _, b := range []byte(name) {
+		h = (h ^ uint64(b)) * 1099511628211
+	}
+	return rand.New(rand.NewPCG(uint64(e.Seed), h))
+}
+
+// quantiles sorts draws.
+func quantiles(values []float64, unit Unit) Quantiles {
+	slices.Sort(values)
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	at := func(q float64) float64 { return values[min(len(values)-1, int(math.Ceil(q*float64(len(values))))-1)] }
+	return Quantiles{P50: at(.5), P95: at(.95), Mean: sum / float64(len(values)), Unit: unit}
+}
+
+// recovery is what the loss of the serving site costs in time and data.
+func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) RecoveryTime {
+	p, s, name := v.spot(a, service), v.Services[v.services[service]], v.services[service]
+	out := RecoveryTime{RTO: v.rto(a, service)}
+	d := Derivation{ID: id + ".rto", What: "time from the loss of the serving site to service again, for " + name + " (P95)", Value: out.RTO.P95, Unit: Duration}
+	if p.Pattern == Single {
+		d.Method = "there is no other site: the outage itself, a mixture of exponentials, one for each minimal cut set"
+		d.Parts = []Part{{"losses a year", 0, Count, id + ".losses"}}
+		d.Parts[0].Value = book[id+".losses"].Value
+	} else {
+		d.Method = "the sum of its steps, each drawn from its range (triangular); quantiles of 4000 draws, never added"
+		for _, step := range v.Recovery[p.Pattern].steps() {
+			out.Steps = append(out.Steps, Part{Name: step.name, Value: step.n.Mean(), Unit: Duration})
+			d.Inputs = append(d.Inputs, inputOf(*step.n))
+		}
+		if restore := s.restoreOf(p.Pattern); restore.Set {
+			out.Steps = append(out.Steps, Part{Name: "restore", Value: restore.Mean(), Unit: Duration})
+			d.Inputs = append(d.Inputs, inputOf(restore))
+		}
+		d.Parts = out.Steps
+	}
+	book.Note(d)
+	out.RTO.ID = d.ID
+	out.RPO = v.lost(p, service, id, book)
+	if w := s.Wants; w.RTO.Set || w.RPO.Set {
+		met := (!w.RTO.Set || out.RTO.P95 <= w.RTO.Mean()) && (!w.RPO.Set || out.RPO.P95 <= w.RPO.Mean())
+		out.Met = &met
+	}
+	return out
+}
+
+// lost is how much of the newest data is gone when the serving site is.
+func (v *evaluator) lost(p *spot, service int, id string, book Book) Quantiles {
+	s := v.Services[v.services[service]]
+	d := Derivation{ID: id + ".rpo", What: "newest writes of " + v.services[service] + " that are gone with a lost site (P95)", Unit: Duration}
+	rng := v.rng("lost " + v.services[service])
+	times := make([]float64, draws)
+	switch {
+	case s.Data == nil:
+		d.Method = "it keeps no data"
+	case p.Pattern == Single || p.Pattern == BackupRestore:
+		d.Method = "the loss falls anywhere between two backups: uniform over the interval"
+		d.Inputs = []Input{inputOf(s.Data.Backup)}
+		for i := range times {
+			times[i] = rng.Float64() * s.Data.Backup.At(rng.Float64())
+		}
+	case p.Pattern == SameCity:
+		d.Method = "replicas of one city are synchronous: nothing that was acknowledged"
+	default:
+		lag := v.Recovery[p.Pattern].Lag
+		behind := v.backlog(p, s)
+		d.Method = "what replication is behind at the peak; where changes outgrow the line, the backlog of an hour is added"
+		d.Inputs = []Input{inputOf(lag), inputOf(s.Data.Changes)}
+		for i := range times {
+			times[i] = lag.At(rng.Float64()) + behind
+		}
+	}
+	q := quantiles(times, Duration)
+	q.ID, d.Value = d.ID, q.P95
+	book.Note(d)
+	return q
+}
+
+// meanLost is the mean of lost, exactly.
+func (v *evaluator) meanLost(p *spot, s *Service) float64 {
+	switch {
+	case s.Data == nil || p.Pattern == SameCity:
+		return 0
+	case p.Pattern == Single || p.Pattern == BackupRestore:
+		return s.Data.Backup.Mean() / 2
+	}
+	return v.Recovery[p.Pattern].Lag.Mean() + v.backlog(p, s)
+}
+
+// backlog is the lag in seconds that an hour at the peak adds where a line is too thin.
+func (e *Estate) backlog(p *spot, s *Service) float64 {
+	worst := 0.0
+	for _, other := range p.Sites[1:] {
+		thin := 0.0
+		for _, l := range e.Links {
+			if l.joins(p.Sites[0], other) {
+				thin += l.Bandwidth.Mean()
+			}
+		}
+		if changes := s.Data.Changes.Mean(); thin > 0 && changes > thin {
+			worst = max(worst, hour*(changes/thin-1))
+		}
+	}
+	return worst
+}
+
+func (l *Link) joins(a, b string) bool {
+	return slices.Contains(l.Between, a) && slices.Contains(l.Between, b)
+}

@@ -1,0 +1,181 @@
+package assess
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/atollhq/atoll/internal/fault"
+)
+
+// world is a state of everything that one service hangs on, and the question what works in it. It is built from the
+// model itself, in terms of working, with every server on its own: it shares nothing with the fault trees.
+type world struct {
+	*Estate
+	plan  Plan
+	index map[string]int // what stands where
+	atoms []atom
+	down  []bool // by atom
+	parts []part
+	sites []int // the parts that say whether the service is up at each of its sites
+	asked uint32
+}
+
+// atom is something that fails and is repaired by itself.
+type atom struct{ every, lasts float64 }
+
+// part works if so many of its args do; a leaf, if its atom does.
+type part struct {
+	atom  int // -1: none
+	need  int
+	args  []int
+	asked uint32 // when its answer was last found
+	works bool
+}
+
+func newWorld(e *Estate, plan Plan, service string) *world {
+	w := &world{Estate: e, plan: plan, index: map[string]int{}}
+	for _, site := range plan[service].Sites {
+		w.sites = append(w.sites, w.upAt(service, site))
+	}
+	w.down = make([]bool, len(w.atoms))
+	return w
+}
+
+func (w *world) add(p part) int {
+	w.parts = append(w.parts, p)
+	return len(w.parts) - 1
+}
+
+// known returns a part by its name, built at the first call.
+func (w *world) known(name string, build func() int) int {
+	at, ok := w.index[name]
+	if !ok {
+		at = build()
+		w.index[name] = at
+	}
+	return at
+}
+
+func (w *world) leaf(name string, every, lasts Number) int {
+	return w.known(name, func() int {
+		w.atoms = append(w.atoms, atom{every.Mean(), lasts.Mean()})
+		return w.add(part{atom: len(w.atoms) - 1})
+	})
+}
+
+func (w *world) all(args []int) int          { return w.add(part{atom: -1, need: len(args), args: args}) }
+func (w *world) some(n int, args []int) int  { return w.add(part{atom: -1, need: n, args: args}) }
+func (w *world) absent(s *Shared) int        { return w.leaf("absent "+s.Name, s.Every, s.Lasts) }
+func (w *world) expression(x Expression) int { return w.need(x.need) }
+
+// need builds an expression; a nil one needs nothing.
+func (w *world) need(n *need) int {
+	if n == nil {
+		return w.all(nil)
+	}
+	if n.op == fault.Name {
+		c := w.Components[n.name]
+		return w.leaf("component "+n.name, c.Every, c.Lasts)
+	}
+	args := make([]int, len(n.args))
+	for i, a := range n.args {
+		args[i] = w.need(a)
+	}
+	switch n.op {
+	case fault.And:
+		return w.all(args)
+	case fault.Or:
+		return w.some(1, args)
+	}
+	return w.some(n.k, args)
+}
+
+func (w *world) siteWorks(site string) int {
+	return w.known("site "+site, func() int {
+		args := []int{w.expression(w.Sites[site].Needs)}
+		for _, s := range w.Shared {
+			if strikes(s.Hits.Sites, site) {
+				args = append(args, w.absent(s))
+			}
+		}
+		return w.all(args)
+	})
+}
+
+func (w *world) upAt(service, site string) int {
+	return w.known("up "+service+"@"+site, func() int {
+		s := w.Services[service]
+		count := int(math.Round(s.Servers.Count.Mean()))
+		servers := make([]int, count)
+		for i := range servers {
+			servers[i] = w.leaf(fmt.Sprintf("server %s@%s#%d", service, site, i), s.Servers.Every, s.Servers.Lasts)
+		}
+		args := []int{w.siteWorks(site), w.some(min(count, int(math.Round(s.Servers.Need.Mean()))), servers)}
+		for _, cause := range w.Shared {
+			if strikes(cause.Hits.Services, service) {
+				args = append(args, w.absent(cause))
+			}
+		}
+		for _, c := range s.Calls {
+			if c.Optional {
+				continue
+			}
+			var ways []int
+			for _, to := range w.plan[c.To].Sites {
+				ways = append(ways, w.all([]int{w.joined(site, to), w.upAt(c.To, to)}))
+			}
+			args = append(args, w.some(1, ways))
+		}
+		return w.all(args)
+	})
+}
+
+func (w *world) joined(from, to string) int {
+	if from == to {
+		return w.all(nil)
+	}
+	return w.known("line "+min(from, to)+" "+max(from, to), func() int {
+		var lines []int
+		for _, l := range w.Links {
+			if l.joins(from, to) {
+				lines = append(lines, w.expression(l.Needs))
+			}
+		}
+		return w.some(1, lines)
+	})
+}
+
+// ask tells whether a part works now.
+func (w *world) ask(at int) bool {
+	p := &w.parts[at]
+	if p.atom >= 0 {
+		return !w.down[p.atom]
+	}
+	if p.asked == w.asked {
+		return p.works
+	}
+	left, spare := p.need, len(p.args)-p.need
+	for _, a := range p.args {
+		if left <= 0 || spare < 0 {
+			break
+		}
+		if w.ask(a) {
+			left--
+		} else {
+			spare--
+		}
+	}
+	p.asked, p.works = w.asked, left <= 0
+	return p.works
+}
+
+// works asks for the service in the state that down holds.
+func (w *world) works() bool {
+	w.asked++
+	for _, at := range w.sites {
+		if w.ask(at) {
+			return true
+		}
+	}
+	return false
+}

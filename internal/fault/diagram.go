@@ -1,0 +1,265 @@
+package fault
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrTooLarge is returned when a model needs more nodes than its limit; a truncation (MaxOrder) or a simulation may
+// still answer.
+var ErrTooLarge = errors.New("the model is too large for exact analysis")
+
+// ref names a node of a diagram.
+type ref uint32
+
+const (
+	zero ref = 0
+	one  ref = 1
+)
+
+// terminal is the level of the two constants: below every variable.
+const terminal = ^uint32(0)
+
+// vertex is (level ? hi : lo). Levels grow from the root down.
+type vertex struct {
+	level  uint32
+	hi, lo ref
+}
+
+// diagram is a reduced ordered binary decision diagram, or with suppress a zero-suppressed one (a family of sets).
+// Nodes are never freed: an analysis makes one, uses it and drops it.
+type diagram struct {
+	suppress bool
+	limit    int
+	nodes    []vertex
+	table    []ref // open addressing over nodes; 0 is an empty slot (node 0 is never looked up)
+	cache    []cached
+}
+
+// cached is one entry of the operation cache: direct mapped, overwritten on a clash.
+type cached struct {
+	op   operation
+	a, b ref
+	out  ref
+}
+
+type operation uint8
+
+const (
+	opNone operation = iota
+	opAnd
+	opOr
+	opXor
+	opNot
+	opWithout
+)
+
+// overflow is thrown by mk through the recursion and caught where the analysis begins: the one non-local exit.
+type overflow struct{ nodes int }
+
+func newDiagram(suppress bool, limit int) *diagram {
+	d := &diagram{suppress: suppress, limit: limit, nodes: make([]vertex, 2, 128), table: make([]ref, 1<<9), cache: make([]cached, 1<<9)}
+	d.nodes[zero] = vertex{level: terminal}
+	d.nodes[one] = vertex{level: terminal}
+	return d
+}
+
+// caught turns a diagram that outgrew its limit into an error.
+func caught(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case overflow:
+		*err = fmt.Errorf("%w: more than %d nodes", ErrTooLarge, r.nodes)
+	default:
+		panic(r)
+	}
+}
+
+func hash3(a, b, c uint32) uint32 {
+	h := uint64(a)*0x9e3779b97f4a7c15 ^ uint64(b)*0xc2b2ae3d27d4eb4f ^ uint64(c)*0x165667b19e3779f9
+	h ^= h >> 29
+	return uint32(h * 0xbf58476d1ce4e5b9 >> 32)
+}
+
+// mk returns the node of (level ? hi : lo), reduced and unique.
+func (d *diagram) mk(level uint32, hi, lo ref) ref {
+	if d.suppress && hi == zero || !d.suppress && hi == lo {
+		return lo
+	}
+	mask := uint32(len(d.table) - 1)
+	at := hash3(level, uint32(hi), uint32(lo)) & mask
+	for d.table[at] != 0 {
+		if n := d.nodes[d.table[at]]; n.level == level && n.hi == hi && n.lo == lo {
+			return d.table[at]
+		}
+		at = (at + 1) & mask
+	}
+	if len(d.nodes) >= d.limit {
+		panic(overflow{d.limit})
+	}
+	out := ref(len(d.nodes))
+	d.nodes = append(d.nodes, vertex{level, hi, lo})
+	d.table[at] = out
+	if 2*len(d.nodes) > len(d.table) {
+		d.grow()
+	}
+	return out
+}
+
+func (d *diagram) grow() {
+	d.table = make([]ref, 2*len(d.table))
+	mask := uint32(len(d.table) - 1)
+	for i := 2; i < len(d.nodes); i++ {
+		n := d.nodes[i]
+		at := hash3(n.level, uint32(n.hi), uint32(n.lo)) & mask
+		for d.table[at] != 0 {
+			at = (at + 1) & mask
+		}
+		d.table[at] = ref(i)
+	}
+	if len(d.cache) < len(d.table) && len(d.cache) < 1<<22 {
+		d.cache = make([]cached, 2*len(d.cache))
+	}
+}
+
+func (d *diagram) slot(op operation, a, b ref) *cached {
+	return &d.cache[hash3(uint32(op), uint32(a), uint32(b))&uint32(len(d.cache)-1)]
+}
+
+// known looks an operation's result up.
+func (d *diagram) known(op operation, a, b ref) (ref, bool) {
+	c := d.slot(op, a, b)
+	return c.out, c.op == op && c.a == a && c.b == b
+}
+
+func (d *diagram) remember(op operation, a, b, out ref) ref {
+	*d.slot(op, a, b) = cached{op, a, b, out}
+	return out
+}
+
+// variable is the function that is true exactly where the variable is.
+func (d *diagram) variable(level uint32) ref { return d.mk(level, one, zero) }
+
+func (d *diagram) and(a, b ref) ref {
+	switch {
+	case a == zero || b == zero:
+		return zero
+	case a == one || a == b:
+		return b
+	case b == one:
+		return a
+	}
+	return d.binary(opAnd, a, b, d.and)
+}
+
+func (d *diagram) or(a, b ref) ref {
+	switch {
+	case a == one || b == one:
+		return one
+	case a == zero || a == b:
+		return b
+	case b == zero:
+		return a
+	}
+	return d.binary(opOr, a, b, d.or)
+}
+
+func (d *diagram) xor(a, b ref) ref {
+	switch {
+	case a == b:
+		return zero
+	case a == zero:
+		return b
+	case b == zero:
+		return a
+	case a == one:
+		return d.not(b)
+	case b == one:
+		return d.not(a)
+	}
+	return d.binary(opXor, a, b, d.xor)
+}
+
+// binary descends both operands of a commutative operation together.
+func (d *diagram) binary(op operation, a, b ref, again func(a, b ref) ref) ref {
+	if a > b {
+		a, b = b, a
+	}
+	if out, ok := d.known(op, a, b); ok {
+		return out
+	}
+	na, nb := d.nodes[a], d.nodes[b]
+	level := min(na.level, nb.level)
+	if na.level > level {
+		na.hi, na.lo = a, a
+	}
+	if nb.level > level {
+		nb.hi, nb.lo = b, b
+	}
+	return d.remember(op, a, b, d.mk(level, again(na.hi, nb.hi), again(na.lo, nb.lo)))
+}
+
+func (d *diagram) not(a ref) ref {
+	switch a {
+	case zero:
+		return one
+	case one:
+		return zero
+	}
+	if out, ok := d.known(opNot, a, 0); ok {
+		return out
+	}
+	n := d.nodes[a]
+	return d.remember(opNot, a, 0, d.mk(n.level, d.not(n.hi), d.not(n.lo)))
+}
+
+// atLeast is true where at least k of the functions are.
+func (d *diagram) atLeast(k int, fs []ref) ref {
+	// row[j] is "at least j of those seen so far"
+	row := make([]ref, k+1)
+	row[0] = one
+	for _, f := range fs {
+		for j := k; j > 0; j-- {
+			row[j] = d.or(row[j], d.and(f, row[j-1]))
+		}
+	}
+	return row[k]
+}
+
+// Families of sets: {} is one, no set at all is zero.
+
+// without removes from a every set that contains some set of b.
+func (d *diagram) without(a, b ref) ref {
+	switch {
+	case a == zero || b == one || a == b:
+		return zero
+	case b == zero:
+		return a
+	case a == one: // the empty set contains only itself
+		if d.holdsEmpty(b) {
+			return zero
+		}
+		return one
+	}
+	if out, ok := d.known(opWithout, a, b); ok {
+		return out
+	}
+	na, nb := d.nodes[a], d.nodes[b]
+	var out ref
+	switch {
+	case na.level < nb.level:
+		out = d.mk(na.level, d.without(na.hi, b), d.without(na.lo, b))
+	case nb.level < na.level:
+		out = d.without(a, nb.lo)
+	default:
+		out = d.mk(na.level, d.without(d.without(na.hi, nb.hi), nb.lo), d.without(na.lo, nb.lo))
+	}
+	return d.remember(opWithout, a, b, out)
+}
+
+func (d *diagram) holdsEmpty(a ref) bool {
+	for d.nodes[a].level != terminal {
+		a = d.nodes[a].lo
+	}
+	return a == one
+}
