@@ -90,7 +90,7 @@ func (s *memTaker) Open(_ context.Context, r api.OpenRequest) (api.OpenAnswer, e
 	}
 	s.db.set(func() {
 		for _, c := range o.Cuts() {
-			id := c.Range.Cut.Handover
+			id := c.Cut.Handover
 			if s.db.cuts[id] {
 				continue
 			}

@@ -191,7 +191,7 @@ func (p *plain) put(r Record) {
 // keeper of the taker: records the cuts of what it owns, which ends the halt, and opens; then the record is driven.
 func (p *plain) keeper() {
 	for _, c := range p.owners.Cuts() {
-		id := c.Range.Cut.Handover
+		id := c.Cut.Handover
 		if c.Range.Owner != "b" || p.cuts[id] {
 			continue
 		}

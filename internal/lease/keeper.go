@@ -101,7 +101,8 @@ type Keeper struct {
 		differ error          // the database is not the one of the lease, and the site owns buckets
 		status Status
 
-		rebuild bool // the database was adopted in the place of another, and is not settled
+		cutsOf  [2]uint64 // generation and version of the ownership whose cuts the database has
+		rebuild bool      // the database was adopted in the place of another, and is not settled
 
 		lapses       time.Time     // when the last extension ends, also if the fence was closed before; zero when not active
 		lapsesChange chan struct{} // closed when lapses changes
@@ -210,6 +211,7 @@ func (k *Keeper) standBy(ctx context.Context) (*cycle, error) {
 // revoked site all bits are cleared and what writers the old epochs have left are ended before anything else.
 func (k *Keeper) begin(ctx context.Context, l store.Lease, rev store.Revision) (*cycle, error) {
 	k.clock = clockWatch{}
+	k.cutsRecorded(topo.Ownership{}) // another agent, or another database
 	for {
 		ask, cancel := context.WithTimeout(ctx, k.t.every)
 		id, err := k.cfg.Fence.Identity(ask)

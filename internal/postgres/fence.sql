@@ -230,13 +230,13 @@ DECLARE
   n bigint;
 BEGIN
   SELECT * INTO p FROM atoll.progress WHERE origin = lost FOR UPDATE;
-  IF NOT FOUND THEN
+  IF NOT FOUND AND EXISTS (SELECT FROM atoll.wanted_cuts(wanted) w WHERE w.mine) THEN
     RETURN jsonb_build_object('outcome', 'no progress');
   END IF;
   SELECT max(w.position) INTO beyond
   FROM atoll.wanted_cuts(wanted) w
-  LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket
-  WHERE w.position < greatest(p.position, p.split) AND (c.epoch IS NULL OR c.epoch < w.epoch);
+  LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket AND c.epoch = w.epoch
+  WHERE w.mine AND w.position < greatest(p.position, p.split) AND c.epoch IS NULL;
   IF beyond IS NOT NULL THEN
     RETURN jsonb_build_object('outcome', 'beyond', 'cut', beyond, 'position', greatest(p.position, p.split));
   END IF;
@@ -249,24 +249,23 @@ END $$;
 
 -- the buckets of a set of cuts, one per row
 CREATE OR REPLACE FUNCTION atoll.wanted_cuts(wanted jsonb)
-RETURNS TABLE (keyspace text, bucket int, epoch bigint, "position" bigint, handover text)
+RETURNS TABLE (keyspace text, bucket int, epoch bigint, "position" bigint, handover text, mine boolean)
 LANGUAGE sql STABLE AS $$
-  SELECT s->>'keyspace', g, (s->>'epoch')::bigint, (s->>'position')::bigint, s->>'handover'
+  SELECT s->>'keyspace', g, (s->>'epoch')::bigint, (s->>'position')::bigint, s->>'handover', (s->>'mine')::boolean
   FROM jsonb_array_elements(wanted) s, generate_series((s->>'first')::int, (s->>'last')::int) g
 $$;
 
--- writes the rows of new cuts and counts them
+-- writes the rows of new cuts, and of those that have become this site's to decide, and counts them
 CREATE OR REPLACE FUNCTION atoll.put_cuts(lost text, wanted jsonb) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
   n bigint;
 BEGIN
-  INSERT INTO atoll.cut AS c (origin, keyspace, bucket, epoch, position, handover, before)
-  SELECT lost, w.keyspace, w.bucket, w.epoch, w.position, w.handover, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+  INSERT INTO atoll.cut AS c (origin, keyspace, bucket, epoch, position, handover, before, mine)
+  SELECT lost, w.keyspace, w.bucket, w.epoch, w.position, w.handover, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, w.mine
   FROM atoll.wanted_cuts(wanted) w
-  ON CONFLICT ON CONSTRAINT cut_pkey DO UPDATE
-  SET epoch = excluded.epoch, position = excluded.position, handover = excluded.handover, before = excluded.before
-  WHERE c.epoch < excluded.epoch;
+  ON CONFLICT ON CONSTRAINT cut_pkey DO UPDATE SET mine = true, before = excluded.before
+  WHERE excluded.mine AND NOT c.mine;
   GET DIAGNOSTICS n = ROW_COUNT;
   RETURN n;
 END $$;
@@ -275,21 +274,23 @@ END $$;
 CREATE OR REPLACE FUNCTION atoll.cuts_recorded(lost text, wanted jsonb) RETURNS boolean
 LANGUAGE sql STABLE AS $$
   SELECT NOT EXISTS (SELECT FROM atoll.wanted_cuts(wanted) w
-      LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket
-      WHERE c.epoch IS NULL OR c.epoch < w.epoch)
+      LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket AND c.epoch = w.epoch
+      WHERE c.epoch IS NULL OR w.mine AND NOT c.mine)
     AND NOT EXISTS (SELECT FROM atoll.progress p, jsonb_array_elements(wanted) s WHERE p.origin = lost AND p.halted = s->>'handover')
 $$;
 
--- how this site stands to a bucket that it took from a lost site: 'own' (open here, the lease in force), 'gone' (it was
--- open here and went on to another site), or 'wait' (it is this site's, but not open at this moment)
+-- how this site stands to a bucket that was taken from a lost site: 'own' (open here, the lease in force), 'gone' (another
+-- site took it, or it was open here and went on to one), or 'wait' (it is this site's, but not open at this moment)
 CREATE OR REPLACE FUNCTION atoll.tail_standing(lost text, ks text, b int) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
   r atoll.bucket;
+  last atoll.cut;
 BEGIN
-  SELECT w.* INTO r FROM atoll.bucket w JOIN atoll.cut c ON c.origin = lost AND c.keyspace = ks AND c.bucket = b
-  WHERE w.site = (SELECT i.site FROM atoll.install i) AND w.keyspace = ks AND w.bucket = b AND w.epoch > c.epoch;
-  IF r.state = 'closed' THEN
+  SELECT c.* INTO last FROM atoll.cut c WHERE c.origin = lost AND c.keyspace = ks AND c.bucket = b ORDER BY c.epoch DESC LIMIT 1;
+  SELECT w.* INTO r FROM atoll.bucket w
+  WHERE w.site = (SELECT i.site FROM atoll.install i) AND w.keyspace = ks AND w.bucket = b AND w.epoch > last.epoch;
+  IF r.state = 'closed' OR r.state IS NULL AND NOT last.mine THEN
     RETURN 'gone';
   ELSIF r.state = 'open'
     AND (pg_sequence_last_value(atoll.word_of((SELECT k.id FROM atoll.keyspace k WHERE k.name = ks), b)) >> (b & 31)) & 1 = 1

@@ -119,8 +119,8 @@ func (s *tailSites) extend(f *Fence) {
 func (s *tailSites) cuts() []topo.CutRange {
 	var out []topo.CutRange
 	for ks, k := range usersKeyspace {
-		out = append(out, topo.CutRange{Keyspace: ks, Range: topo.Range{Last: topo.BucketID(k.Buckets - 1), Owner: s.b.id, Epoch: 2, State: topo.Open,
-			Cut: &topo.Cut{From: s.a.id, Epoch: 1, Position: uint64(s.cut), Handover: tailFailover}}})
+		out = append(out, topo.CutRange{Keyspace: ks, Range: topo.Range{Last: topo.BucketID(k.Buckets - 1), Owner: s.b.id, Epoch: 2, State: topo.Open},
+			Cut: topo.Cut{From: s.a.id, Epoch: 1, Position: uint64(s.cut), Handover: tailFailover}})
 	}
 	return out
 }

@@ -241,9 +241,9 @@ func TestHalt(t *testing.T) {
 	s.cut--
 	tooLow := s.cuts()
 	for i := range tooLow {
-		c := *tooLow[i].Range.Cut
+		c := tooLow[i].Cut
 		c.Epoch, c.Handover = 2, "h3"
-		tooLow[i].Range.Cut = &c
+		tooLow[i].Cut = c
 	}
 	if err := s.fb.RecordCuts(ctx, tooLow); err == nil {
 		t.Fatal("a cut below what is applied was taken")
