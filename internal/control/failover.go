@@ -17,10 +17,9 @@ import (
 type Survivor interface {
 	// Standing says what this site knows of another one, and how fit it is to take over from it.
 	Standing(ctx context.Context, of topo.SiteID) (api.Standing, error)
-	// Halt stops applying the other site's changes, and returns the durable position. It may be asked for again.
-	Halt(ctx context.Context, of topo.SiteID, id topo.HandoverID) (uint64, error)
-	// Unhalt undoes the halt of that id; any other stays.
-	Unhalt(ctx context.Context, of topo.SiteID, id topo.HandoverID) error
+	// CatchUp waits until this site has applied the other one's changes as far as another survivor has, from which they are
+	// taken.
+	CatchUp(ctx context.Context, of, from topo.SiteID, position uint64) error
 }
 
 const (
@@ -185,13 +184,13 @@ func (l *lookout) act(ctx context.Context, a handover.Action, s handover.Lookout
 	id := s.Record.ID
 	switch a.Do {
 	case handover.Halt:
-		position, err := l.c.cfg.Survivor.Halt(ctx, l.of, id)
+		halted, err := l.halt(ctx, s)
 		if err != nil {
 			return failed(err)
 		}
-		return handover.Halted{Position: position}
+		return halted
 	case handover.Unhalt:
-		if err := l.c.cfg.Survivor.Unhalt(ctx, l.of, id); err != nil {
+		if err := l.unhalt(ctx, id); err != nil {
 			return failed(err)
 		}
 		return handover.Unhalted{}

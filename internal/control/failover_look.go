@@ -145,7 +145,14 @@ func (l *lookout) facts(began time.Time, st api.Standing) handover.Facts {
 		}
 		return now.Add(-time.Duration(ms) * time.Millisecond)
 	}
-	f := handover.Facts{Began: began, Sites: len(l.c.cfg.Sites), OwnLease: st.Lease, Problem: st.Problem, Unsettled: l.eyes.owners.Unsettled(l.c.cfg.Site),
+	others := l.present()
+	turn := 0
+	for _, site := range others {
+		if site < l.c.cfg.Site {
+			turn++
+		}
+	}
+	f := handover.Facts{Began: began, Others: others, Turn: turn, HaltedFor: st.HaltedFor, OwnLease: st.Lease, Problem: st.Problem, Unsettled: l.eyes.owners.Unsettled(l.c.cfg.Site),
 		Known: st.Known, Halted: st.Halted, Serving: st.Linked && st.Serving, Until: now.Add(time.Duration(st.RemainingMS) * time.Millisecond),
 		Heard: ago(st.HeardMS), Wrote: ago(st.WroteMS), Loss: time.Duration(st.LossMS) * time.Millisecond,
 		History: l.eyes.history, LastID: l.eyes.lastID, Recent: l.eyes.recent}

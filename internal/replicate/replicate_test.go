@@ -557,6 +557,8 @@ func (k *kept) Trim(_ context.Context, _ topo.SiteID, through change.Position) e
 	return nil
 }
 
+func (k *kept) Begin(context.Context, topo.SiteID, bool) error { return nil }
+
 func TestRelayKeepsWhatAnotherSiteLacks(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
