@@ -59,7 +59,7 @@ func (c *cli) labDemo(o *lab.Options) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&demo.Out, "out", "out", "folder of the report, demo.json")
-	cmd.Flags().Float64Var(&demo.Rate, "rate", 150, "requests a second")
+	cmd.Flags().Float64Var(&demo.Rate, "rate", 0, "requests a second; 0: 150 at two sites, 100 at three")
 	cmd.Flags().StringVar(&demo.Part, "part", "", "switches: lose no site; failover: leave out the switches and the cut between the sites")
 	return cmd
 }

@@ -21,7 +21,7 @@ import (
 type DemoOptions struct {
 	Options
 	Out      string    // folder of the report
-	Rate     float64   // requests a second, default 150
+	Rate     float64   // requests a second, default 150 at two sites: each further one has to apply all of it too
 	JSON     bool      // print the report as JSON to Stdout, the progress to Stderr
 	Stdout   io.Writer // default os.Stdout
 	Stderr   io.Writer // default os.Stderr
@@ -50,7 +50,7 @@ const (
 func (o *DemoOptions) setDefaults() {
 	o.Options.setDefaults()
 	if o.Rate == 0 {
-		o.Rate = 150
+		o.Rate = 300 / float64(len(o.Sites))
 	}
 	if o.Switches == 0 {
 		o.Switches = 10
@@ -378,7 +378,11 @@ func (m *demo) move(ctx context.Context, s switchRun) error {
 func (m *demo) moveNow(ctx context.Context, s switchRun) error {
 	m.screen.say("%s: %s %s, %s → %s", s.what, map[topo.KeyspaceID]string{users: "buckets", catalog: "bucket"}[s.keyspace], s.buckets, s.from, s.to)
 	s.start = time.Now()
-	_, s.err = m.d.Atoll(ctx, "switch", "--keyspace", string(s.keyspace), "--buckets", s.buckets.String(), "--to", string(s.to), "--json")
+	if len(s.buckets) == 0 {
+		s.err = fmt.Errorf("%s has nothing that could be moved", s.from)
+	} else {
+		_, s.err = m.d.Atoll(ctx, "switch", "--keyspace", string(s.keyspace), "--buckets", s.buckets.String(), "--to", string(s.to), "--json")
+	}
 	s.end = time.Now()
 	m.switches = append(m.switches, s)
 	if ctx.Err() != nil {

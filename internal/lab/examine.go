@@ -209,7 +209,7 @@ func moved(s switchRun, epochs []EpochRow) bool {
 			opened[r.Bucket] = true
 		}
 	}
-	return len(opened) == s.buckets.Len()
+	return len(opened) > 0 && len(opened) == s.buckets.Len()
 }
 
 // sumUp measures a set of switches. A switch counts when the databases show that all its buckets moved.
