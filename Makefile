@@ -19,8 +19,8 @@ tools: ## install PostgreSQL and a C compiler where they are missing
 build: ## build the binaries: bin/atoll, bin/tickets
 	go build $(TAGS) -trimpath -o $(BIN)/ ./cmd/atoll ./examples/tickets
 
-demo: tools build ## two sites and a witness on this machine: load, switches, a cut, a failover; report in out/demo.json (POOLER=pgbouncer, PART=failover)
-	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER)) $(if $(PART),--part $(PART))
+demo: tools build ## two sites and a witness on this machine: load, switches, a cut, a failover; report in out/demo.json (SITES=3, POOLER=pgbouncer, PART=failover)
+	$(BIN)/atoll lab demo --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(SITES),--sites $(SITES)) $(if $(POOLER),--pooler $(POOLER)) $(if $(PART),--part $(PART))
 
 demo-pgbench: tools build ## pgbench's bank, adopted under its clients, moved and failed over while they work; report in out/pgbench.json
 	$(BIN)/atoll lab pgbench --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))

@@ -13,6 +13,7 @@ import (
 
 func (c *cli) lab() *cobra.Command {
 	var o lab.Options
+	sites := 2
 	cmd := &cobra.Command{
 		Use:   "lab",
 		Short: "many sites on this machine, with paths that can be cut",
@@ -33,6 +34,12 @@ and is gone when the lab ends.
 	flags.StringVar(&o.Atoll, "atoll", self, "the atoll binary to run")
 	flags.StringVar(&o.Tickets, "tickets", "bin/tickets", "the ticket shop's binary to run")
 	flags.DurationVar(&o.RTT, "rtt", 30*time.Millisecond, "round trip between two sites")
+	flags.IntVar(&sites, "sites", 2, "full sites: a, b, c, …; the data are at a first")
+	flags.BoolVar(&o.NoWitness, "no-witness", false, "no witness: the full sites vote alone, which takes three")
+	cmd.PersistentPreRunE = func(cmd *cobra.Command, args []string) (err error) {
+		o.Sites, err = lab.SiteNames(sites)
+		return err
+	}
 	flags.IntVar(&o.Gateways, "gateways", 2, "gateways per site")
 	flags.StringVar(&o.Pooler, "pooler", "", "connection pooler between shop and database: pgbouncer, in transaction mode; empty for none")
 	cmd.AddCommand(c.labDemo(&o), c.labPgbench(&o), c.labUp(&o), labTell())
@@ -52,8 +59,8 @@ func (c *cli) labDemo(o *lab.Options) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&demo.Out, "out", "out", "folder of the report, demo.json")
-	cmd.Flags().Float64Var(&demo.Rate, "rate", 150, "requests a second")
-	cmd.Flags().StringVar(&demo.Part, "part", "", "failover: leave out the switches and the cut between the sites")
+	cmd.Flags().Float64Var(&demo.Rate, "rate", 0, "requests a second; 0: 150 at two sites, 100 at three")
+	cmd.Flags().StringVar(&demo.Part, "part", "", "switches: lose no site; failover: leave out the switches and the cut between the sites")
 	return cmd
 }
 

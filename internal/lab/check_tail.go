@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/atollhq/atoll/topo"
 )
 
 // CheckTail: I5 by the databases' word. Each row change that a lost site committed and its taker did not have is in the
@@ -34,33 +36,40 @@ func CheckTail(e Evidence) Check {
 	return c
 }
 
-// checkOrdinary finds tails that were applied without a decision: the taker's applier did more to a row than the lost
-// site had done to it besides its tail.
+// checkOrdinary finds tails that were applied without a decision: a site's applier did more to a row than the other sites
+// had done to it besides their tails.
 func checkOrdinary(c *Check, e Evidence, tail tails) {
 	type at struct {
 		slot slot
 		op   rowOp
 	}
-	surplus := map[*Loss]map[at]int{}
-	for i := range e.Losses {
-		l := &e.Losses[i]
-		surplus[l] = map[at]int{}
-		for j := range e.Changes {
-			ch := &e.Changes[j]
+	taken, sites := takenDecisions(e.Conflicts), map[topo.SiteID]bool{}
+	for i := range e.Changes {
+		sites[e.Changes[i].Database] = true
+	}
+	for _, site := range slices.Sorted(maps.Keys(sites)) {
+		surplus := map[at]int{}
+		for i := range e.Changes {
+			ch := &e.Changes[i]
 			s, _ := changeSlot(ch)
 			switch k := (at{s, opOf(ch)}); {
-			case ch.Applied && ch.Database == l.Taker:
-				surplus[l][k]++
-			case !ch.Applied && ch.Database == l.Lost && !tail.has(ch):
-				surplus[l][k]--
+			case ch.Applied && ch.Database == site:
+				surplus[k]++
+			case ch.Applied || ch.Database == site || tail.has(ch) || ch.Decided && taken[transaction{ch.Database, ch.XID}] == site:
+			default:
+				surplus[k]--
 			}
 		}
-	}
-	for _, ch := range tail.inOrder() {
-		s, _ := changeSlot(ch)
-		if k := (at{s, opOf(ch)}); surplus[tail[ch]][k] > 0 {
-			surplus[tail[ch]][k]--
-			c.found("%s applied as ordinary, after it had opened bucket %s in failover %s: %s", tail[ch].Taker, s, tail[ch].ID, ch)
+		for _, ch := range tail.inOrder() {
+			s, _ := changeSlot(ch)
+			if k := (at{s, opOf(ch)}); ch.Database != site && surplus[k] > 0 {
+				surplus[k]--
+				opener := "it"
+				if site != tail[ch].Taker {
+					opener = string(tail[ch].Taker)
+				}
+				c.found("%s applied as ordinary, after %s had opened bucket %s in failover %s: %s", site, opener, s, tail[ch].ID, ch)
+			}
 		}
 	}
 }

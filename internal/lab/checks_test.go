@@ -167,6 +167,36 @@ func TestCheckK2(t *testing.T) {
 	}
 }
 
+// A bucket that moved c → a → b carries c's writes over the link from c to b, which a's marker says nothing of.
+func TestCheckK2_ThreeSites(t *testing.T) {
+	t.Parallel()
+	circle := func() *story {
+		return new(story).open(0, "c", 1).write(1, "c", "one").applied(1.1, "a", "one").
+			closed(2, "c", 1).row(2.1, "a", "c", 1, false).open(3, "a", 2).write(4, "a", "two").applied(4.1, "c", "two").applied(4.1, "b", "two").
+			closed(5, "a", 2).row(5.1, "b", "a", 2, false).open(6, "b", 3).write(7, "b", "three")
+	}
+	want(t, CheckK2(circle().applied(5.5, "b", "one").e), "")
+	want(t, CheckK2(circle().applied(6.5, "b", "one").e), "") // before the first write is soon enough
+	want(t, CheckK2(circle().applied(7.5, "b", "one").e), "without having applied INSERT of orders one")
+	want(t, CheckK2(circle().e), "without having applied INSERT of orders one")
+}
+
+// A third site, too, applies nothing of a tail as if it were ordinary.
+func TestCheckTail_ThirdSite(t *testing.T) {
+	t.Parallel()
+	all := func() *story {
+		s := bucketLost()
+		for _, c := range slices.Clone(s.e.Changes) { // c takes what the others have, in order
+			if tail := (c.Row == "two" || c.Row == "three") && !c.Decided; !c.Applied && !tail {
+				s.applied(13.5, "c", c.Row)
+			}
+		}
+		return s
+	}
+	want(t, CheckTail(all().e), "")
+	want(t, CheckTail(all().applied(5, "c", "two").e), "c applied as ordinary, after b had opened bucket users/7 in failover h1: INSERT of orders two")
+}
+
 func TestCheckK1_Acknowledged(t *testing.T) {
 	t.Parallel()
 	op := func(from, to float64, site topo.SiteID, epoch topo.Epoch) Operation {

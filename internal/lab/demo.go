@@ -21,18 +21,19 @@ import (
 type DemoOptions struct {
 	Options
 	Out      string    // folder of the report
-	Rate     float64   // requests a second, default 150
+	Rate     float64   // requests a second, default 150 at two sites: each further one has to apply all of it too
 	JSON     bool      // print the report as JSON to Stdout, the progress to Stderr
 	Stdout   io.Writer // default os.Stdout
 	Stderr   io.Writer // default os.Stderr
 	Switches int       // at the nominal round trip, default 10
-	Part     string    // "failover" leaves out the switches and the cut, "" plays everything
+	Part     string    // one of parts
 }
 
 const (
 	bucketsPerSwitch = 25
 	extraLinkDelay   = 500 * time.Millisecond
 	extraSeatDelay   = 1500 * time.Millisecond // longer than the drain bound
+	circleDelay      = 2 * time.Second         // below what a switch waits for
 	cutTime          = 10 * time.Second
 	breath           = 1200 * time.Millisecond // between two switches
 	catchUpBound     = 20 * time.Second        // after something that put the sites behind
@@ -40,12 +41,16 @@ const (
 	quiesceBound     = 30 * time.Second
 )
 
-const partFailover = "failover"
+// parts of the demonstration that can be played alone; "" is all of it.
+const (
+	partSwitches = "switches" // no site is lost
+	partFailover = "failover" // the switches and the cut are left out
+)
 
 func (o *DemoOptions) setDefaults() {
 	o.Options.setDefaults()
 	if o.Rate == 0 {
-		o.Rate = 150
+		o.Rate = 300 / float64(len(o.Sites))
 	}
 	if o.Switches == 0 {
 		o.Switches = 10
@@ -69,6 +74,7 @@ const (
 	nominal    phase = "nominal"
 	underLag   phase = "under_lag"
 	slowWriter phase = "slow_writers"
+	inCircle   phase = "in_circle"
 	afterCut   phase = "after_cut"
 	homeward   phase = "home" // what a failover took goes back
 )
@@ -112,12 +118,13 @@ type demo struct {
 // errChecks is returned when the demonstration ran to its end and a check failed.
 var errChecks = errors.New("checks failed")
 
-// Demo runs the demonstration and writes its report: two sites and a witness, load, users moved between the sites
-// under harder and harder conditions, a cut path, a site that dies and comes back, and then the evidence. It returns nil exactly if every check passed.
+// Demo runs the demonstration and writes its report: sites and a witness, load, users moved between the sites under
+// harder and harder conditions, a cut path, a site that dies and comes back, and then the evidence. It returns nil
+// exactly if every check passed.
 func Demo(ctx context.Context, o DemoOptions) (err error) {
 	o.setDefaults()
-	if o.Part != "" && o.Part != partFailover {
-		return fmt.Errorf("lab: the demonstration has no part %q; there is %q", o.Part, partFailover)
+	if !slices.Contains([]string{"", partSwitches, partFailover}, o.Part) {
+		return fmt.Errorf("lab: the demonstration has no part %q; there are %q and %q", o.Part, partSwitches, partFailover)
 	}
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return fmt.Errorf("lab: folder of the report: %w", err)
@@ -127,7 +134,7 @@ func Demo(ctx context.Context, o DemoOptions) (err error) {
 		progress = o.Stderr
 	}
 	m := &demo{opts: o, screen: newScreen(progress), began: time.Now(), loadBefore: loadAverage(), owned: map[topo.SiteID][]topo.BucketID{}}
-	m.screen.say("a ticket shop at the sites %v and the witness %s; %v between any two", o.Sites, o.Witness, o.RTT)
+	m.screen.say("a ticket shop at %s; %v between any two", o.places(), o.RTT)
 	m.d, err = Build(ctx, o.Options, func(what string) { m.screen.say("  building: %s", what) })
 	if err != nil {
 		return err
@@ -163,14 +170,7 @@ func (m *demo) run(ctx context.Context) (*Report, error) {
 }
 
 func (m *demo) play(ctx context.Context) (*Report, error) {
-	if err := m.startLoad(ctx); err != nil {
-		return nil, err
-	}
-	steps := []func(context.Context) error{m.spread, m.moveBothWays, m.moveUnderLag, m.moveSlowWriters, m.cutAndHeal, m.moveAfterCut}
-	if m.opts.Part == partFailover {
-		steps = steps[:1]
-	}
-	for _, step := range append(steps, m.startRegisters, m.failOver, m.stopApplier, m.holdLease, m.stopLoad, m.quiesce) {
+	for _, step := range m.steps() {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -179,10 +179,32 @@ func (m *demo) play(ctx context.Context) (*Report, error) {
 	return m.examine(ctx)
 }
 
+// steps are what the chosen part plays.
+func (m *demo) steps() []func(context.Context) error {
+	type list = []func(context.Context) error
+	moves := list{m.moveAround, m.moveUnderLag, m.moveSlowWriters, m.moveInCircle, m.cutAndHeal, m.moveAfterCut}
+	losses := list{m.startRegisters, m.failOver, m.stopApplier, m.holdLease}
+	var play list
+	switch m.opts.Part {
+	case partSwitches:
+		play = append(list{m.startRegisters}, moves...)
+	case partFailover:
+		play = losses
+	default:
+		play = append(moves, losses...)
+	}
+	return slices.Concat(list{m.startLoad, m.spread}, play, list{m.stopLoad, m.quiesce})
+}
+
 func (m *demo) a() topo.SiteID { return m.opts.Sites[0] }
 func (m *demo) b() topo.SiteID { return m.opts.Sites[1] }
 
-// spread gives the second site half of the users.
+// others lists the full sites but one.
+func (o *Options) others(site topo.SiteID) []topo.SiteID {
+	return slices.DeleteFunc(slices.Clone(o.Sites), func(s topo.SiteID) bool { return s == site })
+}
+
+// spread gives every other site its part of the users.
 func (m *demo) spread(ctx context.Context) error {
 	if err := rest(ctx, 3*time.Second); err != nil {
 		return err
@@ -192,33 +214,43 @@ func (m *demo) spread(ctx context.Context) error {
 	}
 	m.catalogAt = m.a()
 	m.switching[0] = time.Now()
-	return m.move(ctx, switchRun{phase: spreading, keyspace: users, buckets: m.next(m.a(), m.opts.Buckets/2), from: m.a(), to: m.b(), what: "spread: half of the users"})
+	n := len(m.opts.Sites)
+	for _, site := range m.opts.others(m.a()) {
+		s := switchRun{phase: spreading, keyspace: users, buckets: m.next(m.a(), m.opts.Buckets/n), from: m.a(), to: site, what: fmt.Sprintf("spread: 1/%d of the users", n)}
+		if err := m.move(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// moveBothWays moves buckets at the nominal round trip, there and back in turn.
-func (m *demo) moveBothWays(ctx context.Context) error {
-	from, to := m.a(), m.b()
+// moveAround moves buckets at the nominal round trip, from each site to the next in turn.
+func (m *demo) moveAround(ctx context.Context) error {
+	n := len(m.opts.Sites)
 	for i := range m.opts.Switches {
+		from, to := m.opts.Sites[i%n], m.opts.Sites[(i+1)%n]
 		s := switchRun{phase: nominal, keyspace: users, buckets: m.next(from, bucketsPerSwitch), from: from, to: to, what: fmt.Sprintf("switch %d of %d", i+1, m.opts.Switches)}
 		if err := m.move(ctx, s); err != nil {
 			return err
 		}
-		from, to = to, from
 	}
 	return nil
 }
 
 // moveUnderLag switches while only the replication is late: a switch that does not wait for the marker would show.
 func (m *demo) moveUnderLag(ctx context.Context) error {
-	there := Way{m.a(), m.b()}
-	for _, w := range []Way{there, there.back()} {
+	var ways []Way // from each site to the next
+	for i, site := range m.opts.Sites {
+		ways = append(ways, Way{site, m.opts.Sites[(i+1)%len(m.opts.Sites)]})
+	}
+	for _, w := range ways {
 		m.d.Network.Delay(w, Link, extraLinkDelay)
 		defer m.d.Network.Delay(w, Link, 0)
 	}
 	if err := rest(ctx, time.Second); err != nil {
 		return err
 	}
-	for _, w := range []Way{there, there.back()} {
+	for _, w := range ways {
 		s := switchRun{phase: underLag, keyspace: users, buckets: m.next(w.From, bucketsPerSwitch), from: w.From, to: w.To, what: fmt.Sprintf("replication %v late", extraLinkDelay)}
 		if err := m.move(ctx, s); err != nil {
 			return err
@@ -248,7 +280,6 @@ func (m *demo) moveSlowWriters(ctx context.Context) error {
 		return err
 	}
 	err := m.move(ctx, switchRun{phase: slowWriter, keyspace: users, buckets: buckets, from: m.b(), to: m.a(), what: fmt.Sprintf("seats %v away", extraSeatDelay)})
-	m.switching[1] = time.Now()
 	m.straggler.wait()
 	return err
 }
@@ -302,6 +333,31 @@ func (m *demo) moveAfterCut(ctx context.Context) error {
 	return m.move(ctx, switchRun{phase: afterCut, keyspace: users, buckets: m.next(m.b(), bucketsPerSwitch), from: m.b(), to: m.a(), what: "after the cut"})
 }
 
+// moveInCircle needs three sites: the same buckets move c → a → b while c's changes come late to b, over their own link.
+// What c wrote does not stand in a's stream, so a's marker alone says nothing of it: b must wait for c's, too.
+func (m *demo) moveInCircle(ctx context.Context) error {
+	if len(m.opts.Sites) < 3 {
+		m.switching[1] = time.Now()
+		return nil
+	}
+	c := m.opts.Sites[2]
+	late := Way{c, m.b()}
+	m.d.Network.Delay(late, Link, circleDelay)
+	defer m.d.Network.Delay(late, Link, 0)
+	if err := rest(ctx, circleDelay/2); err != nil { // what c writes now is at a, and not at b
+		return err
+	}
+	buckets := m.next(c, bucketsPerSwitch)
+	for _, w := range []Way{{c, m.a()}, {m.a(), m.b()}} {
+		s := switchRun{phase: inCircle, keyspace: users, buckets: buckets, from: w.From, to: w.To, what: fmt.Sprintf("in a circle, %s %v late", late, circleDelay)}
+		if err := m.moveNow(ctx, s); err != nil {
+			return err
+		}
+	}
+	m.switching[1] = time.Now()
+	return nil
+}
+
 // next picks the buckets of a site that have not moved for longest.
 func (m *demo) next(site topo.SiteID, n int) topo.Spans {
 	return topo.SpansOf(m.owned[site][:min(n, len(m.owned[site]))]...)
@@ -312,9 +368,21 @@ func (m *demo) move(ctx context.Context, s switchRun) error {
 	if err := m.awaitCaughtUp(ctx, readyBound); err != nil {
 		return err
 	}
+	if err := m.moveNow(ctx, s); err != nil {
+		return err
+	}
+	return rest(ctx, breath)
+}
+
+// moveNow is move without waiting for anything, before or behind.
+func (m *demo) moveNow(ctx context.Context, s switchRun) error {
 	m.screen.say("%s: %s %s, %s → %s", s.what, map[topo.KeyspaceID]string{users: "buckets", catalog: "bucket"}[s.keyspace], s.buckets, s.from, s.to)
 	s.start = time.Now()
-	_, s.err = m.d.Atoll(ctx, "switch", "--keyspace", string(s.keyspace), "--buckets", s.buckets.String(), "--to", string(s.to), "--json")
+	if len(s.buckets) == 0 {
+		s.err = fmt.Errorf("%s has nothing that could be moved", s.from)
+	} else {
+		_, s.err = m.d.Atoll(ctx, "switch", "--keyspace", string(s.keyspace), "--buckets", s.buckets.String(), "--to", string(s.to), "--json")
+	}
 	s.end = time.Now()
 	m.switches = append(m.switches, s)
 	if ctx.Err() != nil {
@@ -324,7 +392,7 @@ func (m *demo) move(ctx context.Context, s switchRun) error {
 		m.screen.say("  the switch failed: %v", s.err)
 	}
 	m.own(s)
-	return rest(ctx, breath)
+	return nil
 }
 
 // own notes what a switch changed.

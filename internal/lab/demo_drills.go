@@ -29,12 +29,13 @@ const (
 // commit whenever it goes on, so until then nobody can say where the dead site's epochs end, and the survivor must not
 // open.
 func (m *demo) stopApplier(ctx context.Context) error {
-	o, err := m.lose(ctx, stoppedApplier, m.a(), m.b())
+	o, err := m.lose(ctx, stoppedApplier, m.a())
 	if err != nil || o.trigger != nil {
 		return err
 	}
-	m.screen.say("drill: %s dies while the backend that applies its changes at %s stands still", o.lost, o.taker)
-	stop, everything := m.d.StopApplier(o.taker, o.lost), m.d.LoseSite(o.lost)
+	o.stoppedAt = m.b()
+	m.screen.say("drill: %s dies while the backend that applies its changes at %s stands still", o.lost, o.stoppedAt)
+	stop, everything := m.d.StopApplier(o.stoppedAt, o.lost), m.d.LoseSite(o.lost)
 	if o.trigger = stop.Inject(ctx); o.trigger != nil {
 		m.screen.say("  the drill is left out: %v", o.trigger)
 		return ctx.Err()
@@ -64,7 +65,7 @@ func (m *demo) stopApplier(ctx context.Context) error {
 // and arrives late. Database, application and gateways live on. A word that meant "for so long from now" would keep
 // the fence open while the other site takes over.
 func (m *demo) holdLease(ctx context.Context) error {
-	o, err := m.lose(ctx, heldLeaseWrite, m.a(), m.b())
+	o, err := m.lose(ctx, heldLeaseWrite, m.a())
 	if err != nil || o.trigger != nil {
 		return err
 	}

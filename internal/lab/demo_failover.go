@@ -30,16 +30,18 @@ const (
 // outage is one loss of a site, as the lab made it and saw it from outside.
 type outage struct {
 	name        string
-	lost, taker topo.SiteID
+	lost, taker topo.SiteID                    // the taker is a guess until it is seen
+	survivors   []topo.SiteID                  // of the full sites
 	buckets     map[topo.KeyspaceID]topo.Spans // that the lost site owned
 
-	cut     time.Time // when its last change could leave it
-	killed  time.Time
-	held    time.Time // stopped applier: until when the taker could not be sure of its own applier
-	seen    time.Time // the taker's fence was open for all of the buckets; zero: not within the bound
-	back    time.Time // its processes were started again
-	settled time.Time // zero: not within the bound
-	home    time.Time // its users were back, or were tried to be brought back
+	cut       time.Time // when its last change could leave it
+	killed    time.Time
+	stoppedAt topo.SiteID // stopped applier: where it stood
+	held      time.Time   // stopped applier: until when the site where it stood could not be sure of it
+	seen      time.Time   // the taker's fence was open for all of the buckets; zero: not within the bound
+	back      time.Time   // its processes were started again
+	settled   time.Time   // zero: not within the bound
+	home      time.Time   // its users were back, or were tried to be brought back
 
 	record  api.Handover // of the failover, as the store has it
 	trigger error        // why the fault could not be brought about; then the rest shows nothing
@@ -54,11 +56,12 @@ func (o *outage) bucketCount() int {
 }
 
 // lose begins an outage of a site, once both sites are level.
-func (m *demo) lose(ctx context.Context, name string, lost, taker topo.SiteID) (*outage, error) {
+func (m *demo) lose(ctx context.Context, name string, lost topo.SiteID) (*outage, error) {
 	if err := m.awaitCaughtUp(ctx, catchUpBound); err != nil {
 		return nil, err
 	}
-	o := &outage{name: name, lost: lost, taker: taker, buckets: map[topo.KeyspaceID]topo.Spans{}}
+	survivors := m.opts.others(lost)
+	o := &outage{name: name, lost: lost, taker: survivors[0], survivors: survivors, buckets: map[topo.KeyspaceID]topo.Spans{}}
 	if b := m.owned[lost]; len(b) > 0 {
 		o.buckets[users] = topo.SpansOf(b...)
 	}
@@ -73,24 +76,32 @@ func (m *demo) lose(ctx context.Context, name string, lost, taker topo.SiteID) (
 	return o, nil
 }
 
-// failOver is the accident that the rest is for: the replication from a site breaks, so that it has committed what no
-// other site has; a moment later everything at the site is dead. The other site takes over by itself. Then the site
-// comes back with what it had, and its users go home.
+// failOver is the accident that the rest is for: the replication from a site breaks (to one survivor after the other,
+// where there are more), so that it has committed what no other site has; a moment later everything at the site is
+// dead. Another site takes over by itself. Then the site comes back with what it had, and its users go home.
 func (m *demo) failOver(ctx context.Context) error {
-	o, err := m.lose(ctx, nominalLoss, m.a(), m.b())
+	o, err := m.lose(ctx, nominalLoss, m.a())
 	if err != nil || o.trigger != nil {
 		return err
 	}
 	m.screen.say("an accident at %s, which has %d buckets of users and the catalogue: its replication breaks; for %v more its users go on", o.lost, o.buckets[users].Len(), tailTime)
-	link, everything := m.d.CutKinds(o.lost, o.taker, Link), m.d.LoseSite(o.lost)
-	o.cut = time.Now()
-	if err := link.Inject(ctx); err != nil {
-		return err
+	faults := []Fault{m.d.LoseSite(o.lost)}
+	for i, other := range slices.Backward(o.survivors) { // the first survivor hears of it for longest
+		link := m.d.CutKinds(o.lost, other, Link)
+		faults = append(faults, link)
+		o.cut = time.Now()
+		if err := link.Inject(ctx); err != nil {
+			return err
+		}
+		wait := tailTime / 2
+		if i == 0 {
+			wait = tailTime
+		}
+		if err := rest(ctx, wait); err != nil {
+			return err
+		}
 	}
-	if err := rest(ctx, tailTime); err != nil {
-		return err
-	}
-	if err := m.kill(ctx, o, everything); err != nil {
+	if err := m.kill(ctx, o, faults[0]); err != nil {
 		return err
 	}
 	if err := m.awaitTakeover(ctx, o); err != nil {
@@ -99,7 +110,7 @@ func (m *demo) failOver(ctx context.Context) error {
 	if err := rest(ctx, time.Until(o.killed.Add(downTime))); err != nil {
 		return err
 	}
-	return m.comeHome(ctx, o, everything, link)
+	return m.comeHome(ctx, o, faults...)
 }
 
 // kill injects the fault that ends a site or a part of it.
@@ -125,20 +136,26 @@ func (m *demo) isLost(site topo.SiteID) bool {
 	return m.lost == site
 }
 
-// awaitTakeover waits, bounded, until the taker's database has opened its fence for every bucket of the lost site. It
-// asks that database, and nobody else.
+// awaitTakeover waits, bounded, until a survivor's database has opened its fence for every bucket of the lost site. It
+// asks the databases, and nobody else.
 func (m *demo) awaitTakeover(ctx context.Context, o *outage) error {
 	bounded, cancel := context.WithTimeout(ctx, takeoverBound)
 	defer cancel()
 	err := every(bounded, 100*time.Millisecond, func() (bool, error) {
-		opened, err := m.openedSince(ctx, o)
-		return opened >= o.bucketCount(), err
+		for _, site := range o.survivors {
+			opened, err := m.openedSince(ctx, site, o)
+			if err != nil || opened >= o.bucketCount() {
+				o.taker = site
+				return err == nil, err
+			}
+		}
+		return false, nil
 	})
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case bounded.Err() != nil:
-		m.screen.say("  %s", m.screen.paint(red, fmt.Sprintf("%s did not take over within %v", o.taker, takeoverBound)))
+		m.screen.say("  %s", m.screen.paint(red, fmt.Sprintf("no site took over within %v", takeoverBound)))
 		return nil
 	case err != nil:
 		return err
@@ -158,12 +175,12 @@ func (m *demo) awaitTakeover(ctx context.Context, o *outage) error {
 	return nil
 }
 
-// openedSince counts the lost buckets that the taker has opened since the kill.
-func (m *demo) openedSince(ctx context.Context, o *outage) (opened int, err error) {
-	err = m.d.onDatabase(ctx, o.taker, func(db *pgx.Conn) error {
+// openedSince counts the lost buckets that a site has opened since the kill.
+func (m *demo) openedSince(ctx context.Context, at topo.SiteID, o *outage) (opened int, err error) {
+	err = m.d.onDatabase(ctx, at, func(db *pgx.Conn) error {
 		for ks, buckets := range o.buckets {
 			rows, err := db.Query(ctx, `SELECT DISTINCT bucket FROM lab.epoch WHERE site = $1 AND keyspace = $2 AND state = 'open' AND at > $3`,
-				string(o.taker), string(ks), o.killed)
+				string(at), string(ks), o.killed)
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,14 +33,15 @@ type Options struct {
 	Atoll   string // path of the binary
 	Tickets string // path of the binary
 
-	Sites    []topo.SiteID // full sites, the seed first; default a, b
-	Witness  topo.SiteID   // default w
-	Gateways int           // per full site, default 2
-	Buckets  int           // of the keyspace users, default 256
-	RTT      time.Duration // default 30ms
-	Jitter   time.Duration
-	Pooler   string // in front of the shops' databases: "" for none, or PgBouncer
-	Shape    Shape
+	Sites     []topo.SiteID // full sites, the seed first; default a, b
+	Witness   topo.SiteID   // default w; none with NoWitness
+	NoWitness bool          // the full sites vote alone
+	Gateways  int           // per full site, default 2
+	Buckets   int           // of the keyspace users, default 256
+	RTT       time.Duration // default 30ms
+	Jitter    time.Duration
+	Pooler    string // in front of the shops' databases: "" for none, or PgBouncer
+	Shape     Shape
 
 	reshape func(*spec.Spec) // for another application than the shop
 }
@@ -54,6 +56,9 @@ func (o *Options) setDefaults() {
 	if o.Witness == "" {
 		o.Witness = "w"
 	}
+	if o.NoWitness {
+		o.Witness = ""
+	}
 	if o.Gateways == 0 {
 		o.Gateways = 2
 	}
@@ -66,6 +71,54 @@ func (o *Options) setDefaults() {
 	if o.Shape == (Shape{}) {
 		o.Shape = Shape{Customers: 1000, Seats: 20000, Events: 4}
 	}
+}
+
+// SiteNames are the first n full sites: a, b, c, …
+func SiteNames(n int) ([]topo.SiteID, error) {
+	if n < 2 || n > maxSites {
+		return nil, fmt.Errorf("lab: %d full sites; want 2 to %d", n, maxSites)
+	}
+	var out []topo.SiteID
+	for i := range n {
+		out = append(out, topo.SiteID(rune('a'+i)))
+	}
+	return out, nil
+}
+
+// maxSites is what one machine carries.
+const maxSites = 5
+
+// everywhere lists all sites, the witness last.
+func (o *Options) everywhere() []topo.SiteID {
+	out := slices.Clone(o.Sites)
+	if o.Witness != "" {
+		out = append(out, o.Witness)
+	}
+	return out
+}
+
+// places says in words where everything runs.
+func (o *Options) places() string {
+	text := "the sites " + names(o.Sites, "and")
+	if o.Witness != "" {
+		text += fmt.Sprintf(" with the witness %s", o.Witness)
+	}
+	return text
+}
+
+// names lists sites in a sentence.
+func names(sites []topo.SiteID, and string) string {
+	var b strings.Builder
+	for i, s := range sites {
+		switch {
+		case i > 0 && i == len(sites)-1:
+			b.WriteString(" " + and + " ")
+		case i > 0:
+			b.WriteString(", ")
+		}
+		b.WriteString(string(s))
+	}
+	return b.String()
 }
 
 // Deployment is a ticket shop at several sites of real processes on this machine, in one folder that is gone when it
@@ -175,7 +228,7 @@ func (d *Deployment) layOut(context.Context) error {
 		}
 	})
 	var p ports
-	for _, site := range append(slices.Clone(d.opts.Sites), d.opts.Witness) {
+	for _, site := range d.opts.everywhere() {
 		a, err := pickAddresses(&p, site == d.opts.Witness, d.opts.Gateways)
 		if err != nil {
 			return err

@@ -40,16 +40,18 @@ type Failovers struct {
 
 // Course is how a failover went.
 type Course struct {
-	Handover       string  `json:"handover,omitempty"`
-	Automatic      bool    `json:"automatic"`
-	Buckets        int     `json:"buckets"`
-	OpenedAfterMS  int64   `json:"opened_after_ms"`  // from the kill to the open fence of the last bucket
-	WaitedMS       float64 `json:"waited_ms"`        // from the taker's last sight of a renewal to the takeover in the store, by its record
-	DownMS         int64   `json:"down_ms"`          // from the kill to the start of the site's processes
-	SettledAfterMS int64   `json:"settled_after_ms"` // from then to the settled tail
-	RowsStand      int     `json:"rows_stand"`       // row changes of the tail, by the record
-	RowsGaveWay    int     `json:"rows_gave_way"`
-	Problem        string  `json:"problem,omitempty"`
+	Lost           topo.SiteID `json:"lost"`
+	Taker          topo.SiteID `json:"taker"`
+	Handover       string      `json:"handover,omitempty"`
+	Automatic      bool        `json:"automatic"`
+	Buckets        int         `json:"buckets"`
+	OpenedAfterMS  int64       `json:"opened_after_ms"`  // from the kill to the open fence of the last bucket
+	WaitedMS       float64     `json:"waited_ms"`        // from the taker's last sight of a renewal to the takeover in the store, by its record
+	DownMS         int64       `json:"down_ms"`          // from the kill to the start of the site's processes
+	SettledAfterMS int64       `json:"settled_after_ms"` // from then to the settled tail
+	RowsStand      int         `json:"rows_stand"`       // row changes of the tail, by the record
+	RowsGaveWay    int         `json:"rows_gave_way"`
+	Problem        string      `json:"problem,omitempty"`
 }
 
 // Names of the outages, and of the drills' entries in the report.
@@ -195,7 +197,7 @@ func (m *demo) sumUpOutages(r *Report, e *evidence) {
 }
 
 func (m *demo) sumUpOutage(o *outage, e *evidence) Failovers {
-	f := Failovers{LeaseS: leaseTime.Seconds(), WS: checkToCommit.Seconds(), Course: Course{Handover: string(o.record.ID), Buckets: o.bucketCount()}}
+	f := Failovers{LeaseS: leaseTime.Seconds(), WS: checkToCommit.Seconds(), Course: Course{Lost: o.lost, Taker: o.taker, Handover: string(o.record.ID), Buckets: o.bucketCount()}}
 	if o.trigger != nil {
 		f.Problem = "the fault could not be brought about: " + o.trigger.Error()
 		return f
@@ -204,7 +206,7 @@ func (m *demo) sumUpOutage(o *outage, e *evidence) Failovers {
 	_, all := o.opened(e.Epochs)
 	switch {
 	case !taken || all.IsZero():
-		f.Problem = fmt.Sprintf("%s did not open all buckets of %s within %v", o.taker, o.lost, takeoverBound)
+		f.Problem = fmt.Sprintf("%s did not open all buckets of %s within %v", names(o.survivors, "nor"), o.lost, takeoverBound)
 		return f
 	case o.settled.IsZero():
 		f.Problem = fmt.Sprintf("The tail of %s was not settled within %v of its return", o.lost, returnBound)
@@ -271,7 +273,7 @@ func (m *demo) checkDrills(r *Report, e *evidence) Check {
 			c.Error = o.name + ": " + r.Drills[o.name].Problem
 			continue
 		case first.IsZero(): // the failover's check says so
-		case o.name == stoppedApplier && first.Before(o.held):
+		case o.name == stoppedApplier && o.taker == o.stoppedAt && first.Before(o.held):
 			c.found("%s opened at %s, %v before its applier went on", o.taker, clock(first), o.held.Sub(first))
 		case o.name == heldLeaseWrite && first.Before(o.killed.Add(checkToCommit)):
 			c.found("%s opened at %s, %v after the kill: the lease could not have run out", o.taker, clock(first), first.Sub(o.killed))

@@ -283,7 +283,7 @@ func TestSumUpOutages(t *testing.T) {
 	m := aDemo()
 	o, epochs := anOutage(nominalLoss)
 	stopped, _ := anOutage(stoppedApplier)
-	stopped.held = second(13)
+	stopped.held, stopped.stoppedAt = second(13), "b"
 	m.outages = []*outage{o, stopped}
 	r := &Report{Home: Switches{Tried: 2, Count: 2}}
 	e := &evidence{Evidence: Evidence{Epochs: epochs}}
@@ -295,6 +295,8 @@ func TestSumUpOutages(t *testing.T) {
 	want(t, m.checkDrills(r, e), "")
 	stopped.held = second(16)
 	want(t, m.checkDrills(r, e), "before its applier went on")
+	stopped.stoppedAt = "c" // then b need not wait for it
+	want(t, m.checkDrills(r, e), "")
 	accounted := func() Check {
 		c := Check{Name: "tail"}
 		accountFor(&c, r)
@@ -316,7 +318,7 @@ func TestSumUpOutages(t *testing.T) {
 func TestFailoverText(t *testing.T) {
 	t.Parallel()
 	r := &Report{Failover: Failovers{Count: 1, LeaseS: 3, WS: 1, RPOWrites: 41, AppliedAfterReturn: 38, InConflictLog: 3, RTOms: Quantiles{P50: 4200, Max: 5100, Count: 40},
-		Course: Course{Buckets: 129, OpenedAfterMS: 4100, DownMS: 12000, SettledAfterMS: 2500, Automatic: true}},
+		Course: Course{Lost: "a", Taker: "b", Buckets: 129, OpenedAfterMS: 4100, DownMS: 12000, SettledAfterMS: 2500, Automatic: true}},
 		Drills: map[string]Failovers{stoppedApplier: {Course: Course{Problem: "the fault could not be brought about"}}}}
 	var out bytes.Buffer
 	r.failoverText(func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }, &screen{})

@@ -94,7 +94,7 @@ func Pgbench(ctx context.Context, o PgbenchOptions) (err error) {
 	if b.pgbench, err = findPgbench(); err != nil {
 		return err
 	}
-	b.screen.say("pgbench's bank, scale %d, %d clients, at the sites %v and the witness %s; %v between any two", o.Scale, o.Clients, o.Sites, o.Witness, o.RTT)
+	b.screen.say("pgbench's bank, scale %d, %d clients, at %s; %v between any two", o.Scale, o.Clients, o.places(), o.RTT)
 	defer func() {
 		b.clients.kill()
 		if b.d != nil {

@@ -8,7 +8,7 @@ import (
 // failoverText tells in words what happened to the site that died, and gives the drills beside it.
 func (r *Report) failoverText(line func(string, ...any), s *screen) {
 	f := r.Failover
-	line("\n%s", s.paint(bold, "Failover: a site died, the other took over, it came back"))
+	line("\n%s", s.paint(bold, "Failover: a site died, another took over, it came back"))
 	if f.Count == 0 {
 		line("  %s", s.paint(red, "It was not replaced. "+f.Problem))
 	} else {
@@ -45,19 +45,19 @@ var lossNames = map[string]string{
 func (f Failovers) story() string {
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+" ", args...) }
-	say("The replication from a broke, and a second later everything at a was killed. By then a had acknowledged %d writes that nobody else had (the last %.0f ms).",
-		f.RPOWrites, f.RPOms)
-	say("With a lease of %s s and a bound of %s s between a check and its commit, b could be sure that a writes no more and opened a's %d buckets %.1f s after the kill, by itself.",
-		number(f.LeaseS), number(f.WS), f.Buckets, float64(f.OpenedAfterMS)/1000)
+	say("The replication from %[1]s broke, and a second later everything at %[1]s was killed. By then %[1]s had acknowledged %[2]d writes that nobody else had (the last %.0[3]f ms).",
+		f.Lost, f.RPOWrites, f.RPOms)
+	say("With a lease of %[3]s s and a bound of %[4]s s between a check and its commit, %[2]s could be sure that %[1]s writes no more and opened %[1]s's %[5]d buckets %.1[6]f s after the kill, by itself.",
+		f.Lost, f.Taker, number(f.LeaseS), number(f.WS), f.Buckets, float64(f.OpenedAfterMS)/1000)
 	say("Users wrote again after %.1f s (median) to %.1f s (the last bucket).", f.RTOms.P50/1000, f.RTOms.Max/1000)
-	say("a came back after %.0f s with what it had.", float64(f.DownMS)/1000)
+	say("%s came back after %.0f s with what it had.", f.Lost, float64(f.DownMS)/1000)
 	if f.Problem != "" {
 		say("%s.", f.Problem)
 		return strings.TrimSpace(b.String())
 	}
-	say("Within %.1f s b decided each of those writes once: %d are in the data, %d gave way to something newer and are in the conflict log with both versions, %d are missing.",
-		float64(f.SettledAfterMS)/1000, f.AppliedAfterReturn, f.InConflictLog, f.MissingAfterReturn)
-	say("Then a's users went home by a switch.")
+	say("Within %.1f s %s decided each of those writes once: %d are in the data, %d gave way to something newer and are in the conflict log with both versions, %d are missing.",
+		float64(f.SettledAfterMS)/1000, f.Taker, f.AppliedAfterReturn, f.InConflictLog, f.MissingAfterReturn)
+	say("Then the users of %s went home by a switch.", f.Lost)
 	return strings.TrimSpace(b.String())
 }
 

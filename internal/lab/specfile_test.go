@@ -5,19 +5,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/atollhq/atoll/internal/spec"
 	"github.com/atollhq/atoll/topo"
 )
 
-// The spec that the lab writes is accepted by everybody's parser, and sites reach others only over paths.
-func TestMakeSpec(t *testing.T) {
-	t.Parallel()
-	o := Options{}
-	o.setDefaults()
-	n := testNetwork(t)
-	var p ports
-	at := map[topo.SiteID]*addresses{}
-	for _, site := range []topo.SiteID{"a", "b", "w"} {
-		a, err := pickAddresses(&p, site == "w", o.Gateways)
+func specOf(t *testing.T, o Options, at map[topo.SiteID]*addresses, p *ports, n *Network) *spec.Spec {
+	t.Helper()
+	for _, site := range o.everywhere() {
+		a, err := pickAddresses(p, site == o.Witness, o.Gateways)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,6 +26,42 @@ func TestMakeSpec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// Three full sites vote alone.
+func TestMakeSpec_ThreeSites(t *testing.T) {
+	t.Parallel()
+	o := Options{NoWitness: true}
+	var err error
+	if o.Sites, err = SiteNames(3); err != nil {
+		t.Fatal(err)
+	}
+	o.setDefaults()
+	var p ports
+	s := specOf(t, o, map[topo.SiteID]*addresses{}, &p, testNetwork(t))
+	if len(s.Sites) != 3 || s.Sites["c"].Store == nil || s.Sites["c"].Witness || len(s.Sites["b"].Reach) != 2 {
+		t.Errorf("%+v", s.Sites)
+	}
+	if got := o.places(); got != "the sites a, b and c" {
+		t.Error(got)
+	}
+	for _, n := range []int{1, maxSites + 1} {
+		if _, err := SiteNames(n); err == nil {
+			t.Errorf("%d sites are accepted", n)
+		}
+	}
+}
+
+// The spec that the lab writes is accepted by everybody's parser, and sites reach others only over paths.
+func TestMakeSpec(t *testing.T) {
+	t.Parallel()
+	o := Options{}
+	o.setDefaults()
+	n := testNetwork(t)
+	var p ports
+	at := map[topo.SiteID]*addresses{}
+	s := specOf(t, o, at, &p, n)
 	if p := s.Policies; p.Lease.Duration != leaseTime || p.Store.Election != 400*time.Millisecond || p.Failover.Mode != "automatic" || *p.Failover.QuietTime != 0 || s.Keyspaces[users].Buckets != 256 || !s.Sites["w"].Witness {
 		t.Errorf("read back: %+v", s.Policies)
 	}
