@@ -79,7 +79,8 @@ func (a *agent) withDatabase(ctx context.Context, d *door) error {
 	defer fence.Close()
 	policy := a.cfg.Spec.Policies.Lease
 	keeper, err := lease.New(lease.Config{Site: a.site, Store: a.store, Fence: fence, Duration: policy.Duration, Margin: policy.Margin, W: policy.W,
-		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log})
+		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log,
+		Without: without(a.cfg.Spec.Policies.Failover.OnQuorumLoss), Peers: a.others(), Ask: a.askPromise})
 	if err != nil {
 		return err
 	}

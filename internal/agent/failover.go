@@ -13,6 +13,7 @@ import (
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/change"
 	"github.com/atollhq/atoll/internal/handover"
+	"github.com/atollhq/atoll/internal/lease"
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/replicate"
 	"github.com/atollhq/atoll/internal/spec"
@@ -194,4 +195,19 @@ func (h *halts) of(id topo.HandoverID) topo.SiteID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.by[id]
+}
+
+// without is what the keeper does while the store does not answer.
+func without(policy string) lease.Without {
+	return map[string]lease.Without{spec.QuorumPromise: lease.Promised, spec.QuorumKeep: lease.Kept}[policy]
+}
+
+// askPromise asks another site not to take over from this one for a while.
+func (a *agent) askPromise(ctx context.Context, site topo.SiteID, holder string, long time.Duration) (time.Duration, error) {
+	client := a.remote[site]
+	if client == nil {
+		return 0, fmt.Errorf("site %s is not in this agent's spec", site)
+	}
+	answer, err := client.Promise(ctx, api.PromiseRequest{Holder: holder, ForMS: long.Milliseconds()})
+	return time.Duration(answer.ForMS) * time.Millisecond, err
 }

@@ -124,6 +124,11 @@ func (c *Client) Unhalt(ctx context.Context, r UnhaltRequest) (UnhaltAnswer, err
 	return call[UnhaltAnswer](ctx, c, http.MethodPost, "/v1/site/unhalt", r)
 }
 
+// Promise asks a site not to take over for a while.
+func (c *Client) Promise(ctx context.Context, r PromiseRequest) (PromiseAnswer, error) {
+	return call[PromiseAnswer](ctx, c, http.MethodPost, "/v1/site/promise", r)
+}
+
 // Ack tells an agent which view a gateway acts on.
 func (c *Client) Ack(ctx context.Context, a ViewAck) (LeaseState, error) {
 	return call[LeaseState](ctx, c, http.MethodPost, "/v1/view/ack", a)

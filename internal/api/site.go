@@ -107,3 +107,14 @@ type UnhaltRequest struct {
 
 // UnhaltAnswer says that it does.
 type UnhaltAnswer struct{}
+
+// PromiseRequest is a site's plea to another one, while the store does not answer: not to take over from it for so long.
+type PromiseRequest struct {
+	Holder string `json:"holder"` // of its lease
+	ForMS  int64  `json:"for_ms"`
+}
+
+// PromiseAnswer is what is promised, from the moment of the answer on; a refusal is an Error with CodeRefused.
+type PromiseAnswer struct {
+	ForMS int64 `json:"for_ms"`
+}

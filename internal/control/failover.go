@@ -34,6 +34,7 @@ type lookout struct {
 	policy handover.Policy
 	events chan handover.Event
 	orders chan order
+	pleas  chan plea
 	nudge  chan struct{} // look now
 	audits chan string
 	eyes   eyes // the looker's goroutine only
@@ -57,7 +58,7 @@ type order struct {
 }
 
 func newLookout(c *Controller, of topo.SiteID) *lookout {
-	l := &lookout{c: c, of: of, policy: c.cfg.Failover, events: make(chan handover.Event), orders: make(chan order), nudge: make(chan struct{}, 1),
+	l := &lookout{c: c, of: of, policy: c.cfg.Failover, events: make(chan handover.Event), orders: make(chan order), pleas: make(chan plea), nudge: make(chan struct{}, 1),
 		audits: make(chan string, auditSize)}
 	l.policy.Lost, l.policy.Taker, l.policy.Driver = of, c.cfg.Site, c.name
 	l.mu.state = handover.NewLookout(l.policy, time.Now())
@@ -92,6 +93,12 @@ func (l *lookout) run(ctx context.Context) {
 			ev = from.Order
 		case <-ring:
 			ev = handover.Tick{}
+		case p := <-l.pleas:
+			var answer handover.Pledge
+			state, answer = state.Promise(p.Plea, time.Now())
+			l.publish(state, nil) // before the asking site counts on it
+			p.reply <- answer     // has room
+			continue
 		case <-ctx.Done():
 			return
 		}

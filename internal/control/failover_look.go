@@ -70,7 +70,8 @@ func (l *lookout) lookOnce(ctx context.Context) handover.Event {
 	l.mu.lease, l.mu.leaseRev, l.mu.standing = lease, rev, standing
 	l.mu.Unlock()
 	return handover.Sight{At: at, ID: newID(), Facts: l.facts(began, standing), Lease: handover.LeaseSeen{
-		Exists: exists, Revision: int64(rev), Duration: lease.Duration, Revoked: lease.Revoked, RevokedBy: lease.RevokedBy}}
+		Exists: exists, Revision: int64(rev), Duration: lease.Duration, Revoked: lease.Revoked, RevokedBy: lease.RevokedBy,
+		Holder: lease.Holder, Asks: lease.Asks, Keeps: lease.Keeps}}
 }
 
 // reread refreshes what is remembered; of a site that is well it may be a little old.

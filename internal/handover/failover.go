@@ -93,6 +93,9 @@ type LeaseSeen struct {
 	Duration  time.Duration
 	Revoked   bool
 	RevokedBy topo.HandoverID
+	Holder    string
+	Asks      string // sites whose promises extend it without the store, separated by commas
+	Keeps     bool   // the site goes on without the store and without promises
 }
 
 // Lookout is the watch of one site by another. Make one with [NewLookout]; [Observe] is the machine.
@@ -120,6 +123,7 @@ type Lookout struct {
 	resolve  time.Time // before this, a halt by Last is left to the keeper
 	told     string    // what was said last of this incident
 	foreign  foreign
+	promised time.Time // until when, rate error included, this site has promised not to take over; zero: never
 }
 
 // foreign is a halt that another site asked for.
@@ -133,12 +137,17 @@ func NewLookout(p Policy, now time.Time) Lookout {
 	return Lookout{Policy: p, Stage: Watching, since: now, at: now}
 }
 
-// Expiry is when the lease has run out on every clock within the rate error; a revoked one has.
+// Expiry is when the lease, or what was promised in its place, has run out on every clock within the rate error; a revoked
+// one has.
 func (l Lookout) Expiry() time.Time {
 	if l.Lease.Revoked { // by a takeover that had waited
 		return l.Seen
 	}
-	return l.Seen.Add(l.Lease.Duration + l.Lease.Duration/rateError)
+	end := l.Seen.Add(l.Lease.Duration + l.Lease.Duration/rateError)
+	if !plant.PromiseForgotten && l.promised.After(end) {
+		return l.promised
+	}
+	return end
 }
 
 // TakeAt is when commits that were checked before the end of the lease are over, too.

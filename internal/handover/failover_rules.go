@@ -15,6 +15,7 @@ const (
 	RuleLease       = "lease"        // its lease has run out
 	RuleVetoServing = "veto-serving" // it does not say over a live link that it serves
 	RuleVetoWrites  = "veto-writes"  // no application writes of it come in
+	RuleKept        = "kept"         // the site does not go on without the store and without promises
 	RuleOwnLease    = "own-lease"    // the taker's own lease is in force
 	RuleStanding    = "standing"     // the taker has the site's changes, its database, and no unfinished business
 	RuleSurvivors   = "survivors"    // the other sites that are not lost stop applying, too; always met: it says which
@@ -27,7 +28,7 @@ const (
 // Overridable lists the rules that an operator may set aside: policies and vetoes. The others are facts without which
 // a takeover is not safe or cannot be done.
 func Overridable() []string {
-	return []string{RuleVetoServing, RuleVetoWrites, RuleQuietTime, RuleMaxLoss, RulePerHour}
+	return []string{RuleVetoServing, RuleVetoWrites, RuleKept, RuleQuietTime, RuleMaxLoss, RulePerHour}
 }
 
 // Facts are what speaks for and against a takeover besides the lease, as of one look. Times are on the observer's clock.
@@ -83,11 +84,11 @@ func (l Lookout) Conditions(ask Ask, now time.Time) []Condition {
 	leftover := l.Lease.Exists && l.Lease.Revoked
 	out := []Condition{l.buckets(), l.lease(now)}
 	if leftover {
-		for _, rule := range []string{RuleVetoServing, RuleVetoWrites} {
+		for _, rule := range []string{RuleVetoServing, RuleVetoWrites, RuleKept} {
 			out = append(out, Condition{Rule: rule, Met: true, Text: fmt.Sprintf("failover %s has ended %s's lease; nothing that it says or writes can count", l.Lease.RevokedBy, l.Policy.Lost)})
 		}
 	} else {
-		out = append(out, l.vetoServing(now), l.vetoWrites(now))
+		out = append(out, l.vetoServing(now), l.vetoWrites(now), l.kept())
 	}
 	out = append(out, l.ownLease(), l.standing(), l.survivors())
 	if leftover {
@@ -108,7 +109,7 @@ func (l Lookout) Conditions(ask Ask, now time.Time) []Condition {
 
 // unseen is every condition before the first look.
 func (l Lookout) unseen() []Condition {
-	rules := []string{RuleBuckets, RuleLease, RuleVetoServing, RuleVetoWrites, RuleOwnLease, RuleStanding, RuleSurvivors,
+	rules := []string{RuleBuckets, RuleLease, RuleVetoServing, RuleVetoWrites, RuleKept, RuleOwnLease, RuleStanding, RuleSurvivors,
 		RuleQuietTime, RuleMaxLoss, RulePerHour, RuleMode}
 	out := make([]Condition, len(rules))
 	for i, rule := range rules {
@@ -153,6 +154,8 @@ func (l Lookout) leaseText(now time.Time) string {
 		return fmt.Sprintf("the lease of %s was ended by failover %s", lost, l.Lease.RevokedBy)
 	case l.RunOut(now):
 		return fmt.Sprintf("%s's lease of %s was last seen renewed %s ago and has run out", lost, brief(l.Lease.Duration), brief(ago))
+	case now.Sub(l.Seen) > l.Lease.Duration+l.Lease.Duration/rateError:
+		return fmt.Sprintf("%s's lease was last seen renewed %s ago, and %s has promised not to take over for another %s", lost, brief(ago), l.Policy.Taker, brief(l.Expiry().Sub(now)))
 	default:
 		return fmt.Sprintf("%s's lease was last seen renewed %s ago and may be in force for another %s", lost, brief(ago), brief(l.Expiry().Sub(now)))
 	}
@@ -191,6 +194,15 @@ func (l Lookout) vetoWrites(now time.Time) Condition {
 	}
 }
 
+// kept: a site whose policy is to keep accepting writes without the store cannot be known to have ended.
+func (l Lookout) kept() Condition {
+	if !l.Lease.Keeps {
+		return Condition{Rule: RuleKept, Met: true, Text: fmt.Sprintf("%s accepts no writes once its lease has run out", l.Policy.Lost)}
+	}
+	return Condition{Rule: RuleKept, Text: fmt.Sprintf("%s keeps accepting writes while it does not reach the store (on_quorum_loss: keep): that its lease has run out says nothing", l.Policy.Lost),
+		Hint: "make sure that its database is off, then set this aside"}
+}
+
 func (l Lookout) ownLease() Condition {
 	if l.Facts.OwnLease {
 		return Condition{Rule: RuleOwnLease, Met: true, Text: fmt.Sprintf("the lease of %s itself is in force", l.Policy.Taker)}
@@ -209,6 +221,9 @@ func (l Lookout) standing() Condition {
 	case !f.Known:
 		c.Text = fmt.Sprintf("the database of %s has never had changes of %s", l.Policy.Taker, l.Policy.Lost)
 		c.Hint = "nothing of the lost site's data is here: bring the site back, or restore it"
+	case l.Lease.Asks != "" && !slices.Contains(strings.Split(l.Lease.Asks, ","), string(l.Policy.Taker)):
+		c.Text = fmt.Sprintf("%s does not ask %s for promises while the store is away: its agent does not know %[2]s as a full site yet", l.Policy.Lost, l.Policy.Taker)
+		c.Hint = "give every site the same atoll.yaml"
 	case f.Halted != "" && !(l.UnderWay() && f.Halted == l.Record.ID):
 		c.Text = fmt.Sprintf("applying changes of %s is still halted by failover %s", l.Policy.Lost, f.Halted)
 		c.Hint = "it is being resolved"

@@ -17,6 +17,7 @@ func (k *Keeper) renew(ctx context.Context, c *cycle, t task) error {
 	k.mu.Lock()
 	t.renew.Rebuild = k.mu.rebuild
 	k.mu.Unlock()
+	t.renew.Asks, t.renew.Keeps = k.asks(), k.cfg.Without == Kept
 	start := time.Now()
 	r, err := k.cfg.Store.RenewLease(ctx, k.cfg.Site, t.renew, t.expect)
 	switch now := time.Now(); {
