@@ -194,6 +194,10 @@ func (c *Counts) add(o *Operation) {
 	}
 }
 
+func (c *Counts) sum(o Counts) {
+	c.OK, c.Failed, c.Unknown, c.Refused, c.Writes, c.Held = c.OK+o.OK, c.Failed+o.Failed, c.Unknown+o.Unknown, c.Refused+o.Refused, c.Writes+o.Writes, c.Held+o.Held
+}
+
 func count(ops []Operation) Counts {
 	var c Counts
 	for i := range ops {
