@@ -42,7 +42,7 @@ and is gone when the lab ends.
 	}
 	flags.IntVar(&o.Gateways, "gateways", 2, "gateways per site")
 	flags.StringVar(&o.Pooler, "pooler", "", "connection pooler between shop and database: pgbouncer, in transaction mode; empty for none")
-	cmd.AddCommand(c.labDemo(&o), c.labPgbench(&o), c.labUp(&o), labTell())
+	cmd.AddCommand(c.labDemo(&o), c.labRandom(&o), c.labPgbench(&o), c.labUp(&o), labTell())
 	return cmd
 }
 
@@ -61,6 +61,51 @@ func (c *cli) labDemo(o *lab.Options) *cobra.Command {
 	cmd.Flags().StringVar(&demo.Out, "out", "out", "folder of the report, demo.json")
 	cmd.Flags().Float64Var(&demo.Rate, "rate", 0, "requests a second; 0: 150 at two sites, 100 at three")
 	cmd.Flags().StringVar(&demo.Part, "part", "", "switches: lose no site; failover: leave out the switches and the cut between the sites")
+	return cmd
+}
+
+func (c *cli) labRandom(o *lab.Options) *cobra.Command {
+	run := lab.RandomOptions{}
+	seeds, schedule := "", false
+	cmd := &cobra.Command{
+		Use:   "random",
+		Short: "random faults and switches from a seed, under load; exit 0 if every check passes after every episode",
+		Long: `Plays episodes of half a minute: switches of random buckets to random sites while processes are killed and stopped, paths are cut,
+delayed and reset, and whole sites are lost. What an episode does follows from the seed alone (--schedule prints it). Behind each one
+everything is healed, and when all stands still the checks look at the databases and the clients' history of that episode.
+
+At any time one failure domain is enough to explain all faults, so that the store keeps its quorum; in episodes that are named doubles
+it takes two, and only safety is expected. The first violation ends the run with the evidence kept and names the command that plays
+that episode again. Real processes are not deterministic: --runs plays the same seeds several times and gives the rate.`,
+		Example: `  atoll lab random --seed 1,2,3                  # one episode of each seed
+  atoll lab random --seed 7 --minutes 60         # episode after episode of seed 7
+  atoll lab random --seed 7/12 --runs 5          # the twelfth episode of seed 7, five times
+  atoll lab random --seed 7/12 --schedule        # what it would do`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			run.Options, run.JSON = *o, c.json
+			run.Stdout, run.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			if run.Seeds, err = lab.ParseSeeds(seeds); err != nil {
+				return err
+			}
+			if schedule {
+				return lab.Schedules(cmd.OutOrStdout(), run)
+			}
+			return lab.Random(cmd.Context(), run)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&seeds, "seed", "", "seeds, separated by commas; 7/12 is episode 12 of seed 7")
+	flags.Float64Var(&run.Minutes, "minutes", 0, "begin episodes for so long; 0: --episodes of each seed")
+	flags.IntVar(&run.Episodes, "episodes", 1, "episodes of each seed, without --minutes")
+	flags.IntVar(&run.Runs, "runs", 1, "play all of it so often, each time on a new deployment")
+	flags.StringSliceVar(&run.Workload, "workload", nil, "tickets (the shop's load), register (registers and lists with strong reads); default both")
+	flags.Float64Var(&run.Rate, "rate", 0, "requests a second of the shop's load; 0: 60 at two sites, 40 at three")
+	flags.StringVar(&run.Out, "out", "out", "folder of the report, lab-random.json, and of the evidence")
+	flags.BoolVar(&schedule, "schedule", false, "print the schedule and do nothing")
+	if err := cmd.MarkFlagRequired("seed"); err != nil {
+		panic("BUG: " + err.Error())
+	}
 	return cmd
 }
 

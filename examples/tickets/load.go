@@ -24,7 +24,8 @@ stdout at the end. At SIGTERM it stops sending and waits for what is under way.
 
 With --registers, the last customers of the shop are left alone by all this. Each of them writes its address and reads
 it back in turn, one request at a time, and keeps to a gateway until that one fails: then it goes on to the next, of
-another site where there is one.
+another site where there is one. With --lists, the customers before those append to their wishes and read them back in the
+same way. --per-key says how many clients each of them has.
 
 failed counts requests that were let down: a 5xx, a broken connection, a time-out. unknown counts those of them that
 were writes and may have happened.`,
@@ -64,7 +65,9 @@ were writes and may have happened.`,
 	flags.IntVar(&cfg.Mix.SlowMillis, "slow-ms", 1500, "how long such a transaction stays open")
 	flags.Uint64Var(&cfg.Seed, "draw", 1, "seed of arrivals and choices")
 	flags.IntVar(&cfg.Registers, "registers", 0, "number of customers that only write and read back their address")
-	flags.DurationVar(&cfg.RegisterEvery, "register-every", 250*time.Millisecond, "how often each of them sends a request")
+	flags.IntVar(&cfg.Lists, "lists", 0, "number of customers that only append to their wishes and read them back")
+	flags.IntVar(&cfg.PerKey, "per-key", 1, "clients of each register and each list")
+	flags.DurationVar(&cfg.RegisterEvery, "register-every", 250*time.Millisecond, "how often each of these clients sends a request")
 	flags.DurationVar(&cfg.RegisterTimeout, "register-timeout", time.Second, "of one request of theirs")
 	shapeFlags(cmd, &cfg.Shape)
 	if err := cmd.MarkFlagRequired("gateways"); err != nil {

@@ -25,6 +25,7 @@ func TestCommand_RefusesBadInput(t *testing.T) {
 		{"load", "--history", "/dev/null", "--gateways", "a/g1=http://127.0.0.1:1", "--writes", "1.5"},
 		{"load", "--history", "/dev/null", "--gateways", "a/g1=http://127.0.0.1:1", "--registers", "1000"},
 		{"load", "--history", "/dev/null", "--gateways", "a/g1=http://127.0.0.1:1", "--registers", "1", "--register-every", "0s"},
+		{"load", "--history", "/dev/null", "--gateways", "a/g1=http://127.0.0.1:1", "--registers", "500", "--lists", "500"},
 		{"lod"},
 	} {
 		t.Setenv("BAD_DSN", "postgres://%zz")

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
-
-	"github.com/atollhq/atoll/topo"
 )
 
 // linearBound is for one register; one that is not decided by then is an error, not a pass.
@@ -69,23 +67,37 @@ func CheckK4(ops []Operation, conflicts []ConflictRow, losses []Loss) Check {
 	return c
 }
 
-// FinalReads are what the sites' databases have in the registers once all stands still: reads of every site, for K4.
+// FinalReads are what the sites' databases have in the registers and lists once all stands still: reads of every site,
+// for K4 and for the check of lists.
 func FinalReads(ops []Operation, sites []Shop, at time.Time) []Operation {
-	keys := map[string]topo.KeyspaceID{}
+	keys := map[string]Operation{}
 	for i := range ops {
-		if ops[i].Register() {
-			keys[ops[i].Key] = ops[i].Keyspace
+		switch o := &ops[i]; {
+		case o.Register():
+			keys[o.Key] = Operation{Op: registerRead, Keyspace: o.Keyspace}
+		case o.ofList():
+			keys[o.Key] = Operation{Op: listRead, Keyspace: o.Keyspace}
 		}
 	}
 	var out []Operation
 	for _, s := range sites {
 		for _, key := range slices.Sorted(maps.Keys(keys)) {
-			out = append(out, Operation{ID: "final-" + string(s.Site) + "-" + key, Client: -1, Op: registerRead, Keyspace: keys[key], Key: key,
-				InvokedUS: at.UnixMicro(), ReturnedUS: at.UnixMicro(), Outcome: OK, Status: 200, Target: string(s.Site) + "/db", Site: s.Site, Value: s.Registers[key]})
+			o := keys[key]
+			o.ID, o.Client, o.Key, o.Outcome, o.Status = "final-"+string(s.Site)+"-"+key, finalClient, key, OK, 200
+			o.InvokedUS, o.ReturnedUS, o.Target, o.Site = at.UnixMicro(), at.UnixMicro(), string(s.Site)+"/db", s.Site
+			if o.Op == registerRead {
+				o.Value = s.Registers[key]
+			} else {
+				o.List = s.Lists[key]
+			}
+			out = append(out, o)
 		}
 	}
 	return out
 }
+
+// finalClient is the client of final reads.
+const finalClient = -1
 
 // register is one key's operations and what the conflict logs say of it.
 type register struct {

@@ -25,7 +25,8 @@ type Shop struct {
 	Orders map[string]Order  // by id
 	Sold   map[string]string // seat → order that it is sold to
 
-	Registers map[string]string // customer → address, where one was ever set
+	Registers map[string]string   // customer → address, where one was ever set
+	Lists     map[string][]string // customer → wishes, where there are any
 }
 
 // The load generator's names for its writes of orders.

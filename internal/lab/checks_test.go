@@ -181,6 +181,20 @@ func TestCheckK2_ThreeSites(t *testing.T) {
 	want(t, CheckK2(circle().e), "without having applied INSERT of orders one")
 }
 
+// The first taker is lost before it has opened the bucket, and the next one takes over from it.
+func TestCheckK1_TwoLossesInARow(t *testing.T) {
+	t.Parallel()
+	twice := func() *story {
+		return new(story).open(0, "a", 1).write(1, "a", "one").applied(1.1, "b", "one").applied(1.1, "c", "one").write(2, "a", "two").
+			open(9, "c", 3).write(10, "c", "three").closed(14, "a", 1)
+	}
+	want(t, CheckK1(twice().lose("a", "b", 3, 9, 15).lose("b", "c", 5, 9, 15).e, nil), "")
+	want(t, CheckK1(twice().lose("a", "b", 3, 9, 15).e, nil), "while it was still open")
+	want(t, CheckK1(twice().lose("b", "c", 5, 9, 15).e, nil), "while it was still open")
+	want(t, CheckK2(twice().lose("a", "b", 3, 9, 15).lose("b", "c", 5, 9, 15).closed(16, "c", 3).row(16.1, "b", "c", 3, false).applied(16.1, "b", "three").open(17, "b", 4).e), "")
+	want(t, CheckTail(twice().lose("a", "b", 3, 9, 15).lose("b", "c", 5, 9, 15).e), "1 of 1 changes of table orders are not in the conflict log of failover h1")
+}
+
 // A third site, too, applies nothing of a tail as if it were ordinary.
 func TestCheckTail_ThirdSite(t *testing.T) {
 	t.Parallel()

@@ -100,8 +100,8 @@ func primaryKey(ctx context.Context, db querier, table string) ([]string, error)
 	return columns, nil
 }
 
-// readEvidence reads what a database's witness saw, with the times of the commits.
-func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []watchedTable) (Evidence, error) {
+// readEvidence reads what a database's witness saw, with the times of the commits, and its conflict log from a moment on.
+func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []watchedTable, conflictsFrom time.Time) (Evidence, error) {
 	byName := map[string]watchedTable{}
 	for _, t := range tables {
 		byName[t.name] = t
@@ -137,7 +137,7 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 	if e.Epochs, err = readEpochs(ctx, db, site); err != nil {
 		return e, err
 	}
-	e.Conflicts, err = readConflicts(ctx, db, site)
+	e.Conflicts, err = readConflicts(ctx, db, site, conflictsFrom)
 	return e, err
 }
 
@@ -157,10 +157,10 @@ func readEpochs(ctx context.Context, db querier, site topo.SiteID) ([]EpochRow, 
 	return out, nil
 }
 
-// readConflicts reads a database's conflict log.
-func readConflicts(ctx context.Context, db querier, site topo.SiteID) ([]ConflictRow, error) {
+// readConflicts reads a database's conflict log from a moment on.
+func readConflicts(ctx context.Context, db querier, site topo.SiteID, from time.Time) ([]ConflictRow, error) {
 	rows, err := db.Query(ctx, `SELECT origin, position, source_xid, kind, table_name, keyspace, coalesce(bucket, 0), coalesce(epoch, 0), handover,
-		local_row, remote_row, decision, at, coalesce(decided_xid & 4294967295, 0) FROM atoll.conflict ORDER BY id`)
+		local_row, remote_row, decision, at, coalesce(decided_xid & 4294967295, 0) FROM atoll.conflict WHERE at >= $1 ORDER BY id`, from)
 	if err != nil {
 		return nil, fmt.Errorf("lab: conflicts of %s: %w", site, err)
 	}

@@ -64,7 +64,7 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 	setOrigin(t, applier)
 	execSQL(t, applier, `INSERT INTO seats VALUES (2, 'applied'); DELETE FROM seats WHERE id = 2`)
 	execSQL(t, db, `INSERT INTO atoll.bucket VALUES ('a', 'users', 5, 1, 'open', ''); UPDATE atoll.bucket SET state = 'closed', handover = 'h1'`)
-	e, err := readEvidence(t.Context(), db, "a", testTables)
+	e, err := readEvidence(t.Context(), db, "a", testTables, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 	if err := forgetChanges(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	if e, err := readEvidence(t.Context(), db, "a", testTables); err != nil || len(e.Changes) != 0 || len(e.Epochs) != 2 {
+	if e, err := readEvidence(t.Context(), db, "a", testTables, time.Time{}); err != nil || len(e.Changes) != 0 || len(e.Epochs) != 2 {
 		t.Errorf("after forgetting: %d changes, %d epochs, %v", len(e.Changes), len(e.Epochs), err)
 	}
 }
@@ -126,7 +126,7 @@ func TestEvidence_ReadsConflicts(t *testing.T) {
 	execSQL(t, db, `INSERT INTO atoll.conflict (origin, position, source_xid, kind, table_name, keyspace, bucket, epoch, local_row, remote_row, handover, decided_xid, decision) VALUES
 		('a', 4294967296, 4000000000, 'stale_update', 'public.orders', 'users', 7, 3, '{"id": "1", "note": "here"}', '{"id": "1", "note": null}', 'h1', 9, 'kept'),
 		('a', 5, 6, 'delete_missing', 'public.seats', '', NULL, NULL, NULL, '{"id": "1"}', '', NULL, 'logged')`)
-	e, err := readEvidence(t.Context(), db, "b", testTables)
+	e, err := readEvidence(t.Context(), db, "b", testTables, time.Time{})
 	if err != nil || len(e.Conflicts) != 2 {
 		t.Fatalf("%+v, %v", e.Conflicts, err)
 	}
@@ -153,7 +153,7 @@ func TestEvidence_TimesArrivals(t *testing.T) {
 	if err := applier.QueryRow(t.Context(), `SELECT pg_xact_commit_timestamp(xmin) FROM seats`).Scan(&stamped); err != nil || before.Sub(stamped) < time.Minute {
 		t.Fatalf("the commit is stamped %v, %v; this test needs the origin's time there", stamped, err)
 	}
-	e, err := readEvidence(t.Context(), applier, "a", testTables)
+	e, err := readEvidence(t.Context(), applier, "a", testTables, time.Time{})
 	if err != nil || len(e.Changes) != 1 || len(e.Epochs) != 1 {
 		t.Fatalf("%+v, %v", e, err)
 	}

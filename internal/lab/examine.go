@@ -88,7 +88,7 @@ func (m *demo) gather(ctx context.Context) (*evidence, error) {
 	tables := watchedTables(m.d.Spec)
 	for _, site := range m.opts.Sites {
 		err := m.d.onDatabase(ctx, site, func(db *pgx.Conn) error {
-			seen, err := readEvidence(ctx, db, site, tables)
+			seen, err := readEvidence(ctx, db, site, tables, time.Time{})
 			if err != nil {
 				return err
 			}

@@ -146,10 +146,10 @@ func (m *demo) failuresOfOutages(ops []Operation, epochs []EpochRow) []*Operatio
 	return out
 }
 
-// gaveUp tells whether a register's client was impatient. It asks again a moment later; those who wait tell whether
-// the request would have been answered.
+// gaveUp tells whether a register's or a list's client was impatient. It asks again a moment later; those who wait tell
+// whether the request would have been answered.
 func (o *Operation) gaveUp() bool {
-	return o.Register() && o.Status == 0 && strings.Contains(o.Error, context.DeadlineExceeded.Error())
+	return (o.Register() || o.ofList()) && o.Status == 0 && strings.Contains(o.Error, context.DeadlineExceeded.Error())
 }
 
 // explains tells whether a failed request may have failed because of an outage: it was under way between the kill and

@@ -45,17 +45,23 @@ type Operation struct {
 	Reason     string          `json:"reason"`
 	Error      string          `json:"error"`
 	Order      *Receipt        `json:"order"`
-	Value      string          `json:"value"` // of a register: written, or read
+	Value      string          `json:"value"` // of a register: written, or read; of a list: appended
+	List       []string        `json:"list"`  // of a list: all of it, as it was answered
 }
 
-// The load generator's names for what it does to registers.
+// The load generator's names for what it does to registers and lists.
 const (
 	registerWrite = "register-write"
 	registerRead  = "register-read"
+	listAppend    = "list-append"
+	listRead      = "list-read"
 )
 
-// Register tells whether the operation is one of a register's. Their time-out is short, so a long hold fails them.
+// Register tells whether the operation is one of a register's.
 func (o *Operation) Register() bool { return o.Op == registerWrite || o.Op == registerRead }
+
+// ofList tells whether the operation is one of a list's.
+func (o *Operation) ofList() bool { return o.Op == listAppend || o.Op == listRead }
 
 // Receipt is what the shop answered about an order.
 type Receipt struct {
@@ -101,6 +107,8 @@ func ParseOperation(line []byte) (Operation, error) {
 		return o, fmt.Errorf("operation %s: returned at %d, invoked at %d", o.ID, o.ReturnedUS, o.InvokedUS)
 	case o.Register() && (o.Key == "" || o.Op == registerWrite && (o.Value == "" || !o.Write)):
 		return o, fmt.Errorf("operation %s: a register's without a key or without the value that it writes", o.ID)
+	case o.ofList() && (o.Key == "" || o.Op == listAppend && (o.Value == "" || !o.Write)):
+		return o, fmt.Errorf("operation %s: a list's without a key or without the value that it appends", o.ID)
 	}
 	if o.View != "" {
 		if _, err := parseView(o.View); err != nil {
@@ -184,6 +192,10 @@ func (c *Counts) add(o *Operation) {
 	if o.HeldMS > 0 {
 		c.Held++
 	}
+}
+
+func (c *Counts) sum(o Counts) {
+	c.OK, c.Failed, c.Unknown, c.Refused, c.Writes, c.Held = c.OK+o.OK, c.Failed+o.Failed, c.Unknown+o.Unknown, c.Refused+o.Refused, c.Writes+o.Writes, c.Held+o.Held
 }
 
 func count(ops []Operation) Counts {

@@ -55,12 +55,13 @@ func column(version json.RawMessage, name string) string {
 }
 
 // lossBetween finds the loss that explains why a window's site never ended it: the lab took that site away, and the
-// other one took over. Of several failovers from one kill it is the one that the opening names, or else the nearest.
+// other one took over; perhaps from a first taker, which was lost before it had opened the bucket. Of several failovers
+// from one kill it is the one that the opening names, or else the nearest.
 func lossBetween(losses []Loss, from, to *window) *Loss {
 	var best *Loss
 	for i := range losses {
 		l := &losses[i]
-		if l.Lost != from.site || l.Taker != to.site || !l.during(to.open) {
+		if l.Lost != from.site || !l.during(to.open) || l.Taker != to.site && !passedOn(losses, l, to) {
 			continue
 		}
 		if l.ID == to.handover {
@@ -71,6 +72,13 @@ func lossBetween(losses []Loss, from, to *window) *Loss {
 		}
 	}
 	return best
+}
+
+// passedOn tells whether the taker of a loss was lost in its turn, and the window's site took over from it.
+func passedOn(losses []Loss, l *Loss, to *window) bool {
+	return slices.ContainsFunc(losses, func(next Loss) bool {
+		return next.Lost == l.Taker && next.Taker == to.site && next.during(to.open) && !next.Opened.Before(l.Killed)
+	})
 }
 
 // tails are the row changes that lost sites committed and that their takers did not have when they opened.
@@ -91,17 +99,18 @@ func tailsOf(e Evidence) tails {
 		ws := windows(rows[s])
 		for i := 1; i < len(ws); i++ { // in the order of time: an earlier tail is no part of a later one
 			if l := lossBetween(e.Losses, &ws[i-1], &ws[i]); l != nil && ws[i].site != ws[i-1].site {
-				out.collect(l, changes[s], ws[i].open)
+				out.collect(l, changes[s], &ws[i])
 			}
 		}
 	}
 	return out
 }
 
-func (t tails) collect(l *Loss, changes []*Change, opened time.Time) {
+func (t tails) collect(l *Loss, changes []*Change, by *window) {
+	opened := by.open
 	had := map[rowOp]int{}
 	for _, c := range changes {
-		if c.Applied && c.Database == l.Taker && c.At.Before(opened) {
+		if c.Applied && c.Database == by.site && c.At.Before(opened) {
 			had[opOf(c)]++
 		}
 	}

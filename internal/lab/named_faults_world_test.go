@@ -14,9 +14,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -167,75 +164,9 @@ func (w *faultWorld) answered() int {
 	return bytes.Count(data, []byte(`"outcome":"ok"`))
 }
 
-// recover undoes every fault: paths are healed, paused processes go on, dead ones are started again; it returns when
-// the deployment serves and no lost site is still to be settled.
+// recover undoes every fault and waits until no lost site is still to be settled.
 func (w *faultWorld) recover(ctx context.Context) error {
-	sites := append(slices.Clone(w.opts.Sites), w.opts.Witness)
-	for i, a := range sites {
-		for _, b := range sites[i+1:] {
-			w.d.Network.Heal(a, b)
-		}
-	}
-	for _, site := range w.opts.Sites {
-		if s := w.d.databases[site]; s.Resume() != nil { // it does not run
-			if err := s.Restart(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	for _, name := range w.d.Processes.Names() {
-		if name == loadName || name == registersName {
-			continue
-		}
-		if w.d.Processes.Running(name) {
-			if err := w.d.Processes.Resume(name); err != nil {
-				return err
-			}
-		} else if err := w.d.Processes.Restart(name); err != nil {
-			return err
-		}
-	}
-	if err := w.d.awaitHealthy(ctx); err != nil {
-		return err
-	}
-	bounded, cancel := context.WithTimeout(ctx, recoverBound)
-	defer cancel()
-	var last string
-	err := every(bounded, 200*time.Millisecond, func() (bool, error) {
-		last = w.unsettled(ctx)
-		return last == "", nil
-	})
-	if err != nil {
-		return fmt.Errorf("not settled after %v: %s", recoverBound, last)
-	}
-	return nil
-}
-
-// unsettled names what is still to be done after a fault: leases, links, handovers, tails.
-func (w *faultWorld) unsettled(ctx context.Context) string {
-	st, err := w.d.status(ctx, w.a())
-	if err != nil {
-		return err.Error()
-	}
-	for _, s := range st.Sites {
-		if s.Error != "" || !s.Lease.Live {
-			return fmt.Sprintf("site %s: lease %v, %s", s.Site, s.Lease.Live, s.Error)
-		}
-		for _, l := range s.Links {
-			if l.Target == s.Site && (!l.Connected || l.LagMS > 1000) {
-				return fmt.Sprintf("link %s → %s: %s, %d ms behind", l.Origin, l.Target, l.State, l.LagMS)
-			}
-		}
-	}
-	for _, h := range st.Handovers {
-		switch {
-		case !h.Over():
-			return fmt.Sprintf("handover %s is in %s", h.ID, h.Phase)
-		case h.Failover != nil && h.Outcome == "done" && h.Failover.Return == nil:
-			return fmt.Sprintf("the tail of %s is not settled (failover %s)", h.From, h.ID)
-		}
-	}
-	return ""
+	return w.d.recover(ctx, recoverBound, loadName, registersName)
 }
 
 // judge reads the evidence of everything so far.
@@ -338,22 +269,9 @@ func (w *faultWorld) logSize(name string) int64 {
 	return info.Size()
 }
 
-// storeLeader asks the members who leads them.
 func (w *faultWorld) storeLeader(ctx context.Context) topo.SiteID {
 	w.t.Helper()
-	id, err := pki.Load(w.d.Spec.PKI, "site-"+string(w.a()))
+	leader, err := w.d.storeLeader(ctx)
 	w.must(err)
-	for site, a := range w.d.at {
-		c, err := clientv3.New(clientv3.Config{Endpoints: []string{"https://" + a.storeClient}, TLS: id.ClientTLS(site), DialTimeout: 3 * time.Second})
-		w.must(err)
-		ask, cancel := context.WithTimeout(ctx, 3*time.Second)
-		st, err := c.Status(ask, "https://"+a.storeClient)
-		cancel()
-		w.must(errors.Join(err, c.Close()))
-		if st.Leader == st.Header.MemberId {
-			return site
-		}
-	}
-	w.t.Fatal("no member of the store leads")
-	return ""
+	return leader
 }

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -11,16 +12,17 @@ import (
 
 // readShop reads the ticket shop's tables of one site.
 func readShop(ctx context.Context, db querier, site topo.SiteID) (Shop, error) {
-	s := Shop{Site: site, Counts: map[string]int{}, Orders: map[string]Order{}, Sold: map[string]string{}, Registers: map[string]string{}}
+	s := Shop{Site: site, Counts: map[string]int{}, Orders: map[string]Order{}, Sold: map[string]string{}, Registers: map[string]string{}, Lists: map[string][]string{}}
 	var (
 		o            Order
 		customer     string
 		n            int
 		seat, soldTo string
 		address      string
+		wishes       []string
 		ordersOfShop = `SELECT o.id::text, o.customer_id::text, o.number, o.seat_id::text, o.status,
 			(SELECT count(*)::int FROM payments p WHERE p.customer_id = o.customer_id AND p.order_id = o.id) FROM orders o`
-		countsOfShop = `SELECT id::text, orders_count, address FROM customers`
+		countsOfShop = `SELECT id::text, orders_count, address, wishes FROM customers`
 		seatsOfShop  = `SELECT id::text, sold_to::text FROM seats WHERE sold_to IS NOT NULL`
 	)
 	err := eachRow(ctx, db, ordersOfShop, []any{&o.ID, &o.Customer, &o.Number, &o.Seat, &o.Status, &o.Payments}, func() error {
@@ -31,10 +33,13 @@ func readShop(ctx context.Context, db querier, site topo.SiteID) (Shop, error) {
 		return nil
 	})
 	if err == nil {
-		err = eachRow(ctx, db, countsOfShop, []any{&customer, &n, &address}, func() error {
+		err = eachRow(ctx, db, countsOfShop, []any{&customer, &n, &address, &wishes}, func() error {
 			s.Counts[customer] = n
 			if address != "" {
 				s.Registers[customer] = address
+			}
+			if len(wishes) > 0 {
+				s.Lists[customer] = slices.Clone(wishes)
 			}
 			return nil
 		})
@@ -66,10 +71,10 @@ func openJobs(ctx context.Context, db querier) (int, error) {
 	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[int])
 }
 
-// customersIn lists up to limit customers whose bucket is in the set. It leaves out the registers, whom K4 wants to be
-// written by nobody else.
+// customersIn lists up to limit customers whose bucket is in the set. It leaves out the registers and lists, whose
+// checks want them to be written by nobody else.
 func customersIn(ctx context.Context, db querier, buckets topo.Spans, n, limit int) ([]string, error) {
-	rows, err := db.Query(ctx, `SELECT id::text FROM customers WHERE address = '' ORDER BY id`)
+	rows, err := db.Query(ctx, `SELECT id::text FROM customers WHERE address = '' AND wishes = '{}' ORDER BY id`)
 	if err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec,
 			"public.seats":     {Kind: topo.Home, Keyspace: catalog},
 		},
 		Routes: []*spec.Route{
-			customerRoute("buy", true), customerRoute("orders", true), customerRoute("me", false), addressRoute(),
+			customerRoute("buy", true), customerRoute("orders", true), customerRoute("me", false), strongRoute("address"), strongRoute("wishes"),
 			{Name: "seats", Match: spec.Match{Path: "/seats"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless, FencedRetry: true},
 			{Name: "events", Match: spec.Match{Path: "/events"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless},
 			{Name: "page", Match: spec.Match{Path: "/"}, Upstream: "shop"},
@@ -141,10 +141,10 @@ func customerRoute(name string, writes bool) *spec.Route {
 		Key: []topo.KeySource{{Header: "X-Customer"}, {Cookie: "customer"}}, WithoutKey: topo.RefuseKeyless, FencedRetry: writes}
 }
 
-// addressRoute is the registers' one: a read sees the last write, also while the customer moves.
-func addressRoute() *spec.Route {
-	r := customerRoute("address", true)
-	r.Match.Path, r.HoldReads = "/me/address", true
+// strongRoute is one of the registers and lists: a read sees the last write, also while the customer moves.
+func strongRoute(name string) *spec.Route {
+	r := customerRoute(name, true)
+	r.Match.Path, r.HoldReads = "/me/"+name, true
 	return r
 }
 

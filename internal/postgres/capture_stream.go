@@ -101,10 +101,11 @@ type captureStream struct {
 	stamper *stamper
 	slab    []byte
 
-	tx      *change.Tx // the transaction that is being received
-	bytes   int        // how much of it is waiting to be emitted
-	foreign bool       // it did not begin here, and is dropped
-	point   bool       // the target is to hear of it, also if it brings nothing
+	tx      *change.Tx      // the transaction that is being received
+	begins  change.Position // where its commit record does: nothing of another transaction stands between last and there
+	bytes   int             // how much of it is waiting to be emitted
+	foreign bool            // it did not begin here, and is dropped
+	point   bool            // the target is to hear of it, also if it brings nothing
 	has     *tailMessage
 
 	tailTables tailTables
@@ -238,7 +239,18 @@ func (s *captureStream) moveOn(ctx context.Context) error {
 	return s.send(ctx, change.Tx{Origin: s.cfg.Site, Position: s.idle, First: true, Last: true})
 }
 
+// send emits a transaction or a part. In front of a marker it says first that everything before it was sent. A target
+// waits at a marker until it has what the marker's vector asks for of other origins, and a vector may ask for a position
+// that only an empty transaction to its writer had: two targets' streams differ in these. Two markers of two origins
+// would wait for one another for ever.
 func (s *captureStream) send(ctx context.Context, tx change.Tx) error {
+	if tx.First && (len(tx.Markers) > 0 || !tx.Last) && s.begins > s.last {
+		s.emitted(s.begins)
+		s.last = s.begins
+		if err := s.emit(ctx, change.Tx{Origin: s.cfg.Site, Position: s.begins, First: true, Last: true}); err != nil {
+			return err
+		}
+	}
 	s.emitted(tx.Position)
 	s.last, s.lastAt = tx.Position, time.Now()
 	return s.emit(ctx, tx)
@@ -258,7 +270,8 @@ func (s *captureStream) logical(ctx context.Context, data []byte) error {
 		}
 	case 'B':
 		// A transaction in parts has one position for all of them, known at its beginning: inside its commit record.
-		s.tx = &change.Tx{Origin: s.cfg.Site, Position: change.Position(m.commit) + 1, XID: uint64(m.xid), Committed: m.committed, First: true}
+		s.begins = change.Position(m.commit)
+		s.tx = &change.Tx{Origin: s.cfg.Site, Position: s.begins + 1, XID: uint64(m.xid), Committed: m.committed, First: true}
 		s.bytes, s.foreign, s.has, s.point = 0, false, nil, false
 		return nil
 	}

@@ -236,6 +236,49 @@ func TestMarkersAreBarriers(t *testing.T) {
 	}
 }
 
+// TestMarkersComeBehindEverythingBefore: in front of a marker the stream says that all before it was sent, also where that
+// was of no concern to the target; another site's vector may ask for such a position. Whoever goes on from there gets the
+// marker.
+func TestMarkersComeBehindEverythingBefore(t *testing.T) {
+	t.Parallel()
+	a, b := newStreamSites(t, "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE private (id serial)", keyedTable("t", "id"))
+	source := a.capture(b.id)
+	if err := source.Create(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	from, _, err := source.Confirmed(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.exec("INSERT INTO t VALUES (1)")
+	a.exec("INSERT INTO private SELECT FROM generate_series(1, 100)")
+	before := a.position()
+	a.exec(`BEGIN; INSERT INTO t VALUES (2); INSERT INTO atoll.marker (site, handover, kind, keyspace, buckets, vector)
+		VALUES ('` + string(a.id) + `', 'h', 'closed', 'users', '[{"first":0,"last":24,"epoch":7}]', '{}'); COMMIT`)
+	done := errors.New("done")
+	run := func(from change.Position) (last change.Position, marker change.Tx) {
+		err := source.Run(t.Context(), from, nil, func(_ context.Context, tx change.Tx) error {
+			if len(tx.Markers) > 0 {
+				marker = tx
+				return done
+			}
+			last = tx.Position
+			return nil
+		})
+		if !errors.Is(err, done) {
+			t.Fatal(err)
+		}
+		return last, marker
+	}
+	last, marker := run(from)
+	if last < before || last >= marker.Position {
+		t.Errorf("the marker at %s comes behind %s; want behind something from %s on", lsn(marker.Position), lsn(last), lsn(before))
+	}
+	if _, again := run(last); again.Position != marker.Position || len(again.Rows) != 2 {
+		t.Errorf("from %s on the marker comes at %s with %d rows, want %s with 2", lsn(last), lsn(again.Position), len(again.Rows), lsn(marker.Position))
+	}
+}
+
 // TestEpochStamps reads the stream itself.
 func TestEpochStamps(t *testing.T) {
 	t.Parallel()

@@ -71,8 +71,12 @@ func (c *client) send(to Gateway, op operation, timeout time.Duration, rec *Reco
 		return
 	}
 	rec.judge()
-	if op.isRegister() {
+	switch {
+	case op.isRegister():
 		rec.judgeRegister(op, body)
+		return
+	case op.isList():
+		rec.judgeList(op, body)
 		return
 	}
 	if rec.Status >= 300 {

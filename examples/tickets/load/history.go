@@ -46,7 +46,9 @@ type Record struct {
 	Reason     string  `json:"reason"`
 	Error      string  `json:"error"`
 	Order      *Order  `json:"order"`           // null: none was made or cancelled
-	Value      string  `json:"value,omitempty"` // of a register: what was to be written, or what was read
+	Value      string  `json:"value,omitempty"` // of a register: what was to be written, or what was read; of a list: what was to be appended
+
+	List []string `json:"list,omitempty"` // of a list: all of it, as it was answered
 }
 
 // writeHistory writes each line with one call, so that a killed run leaves whole lines. At the first error it calls

@@ -55,8 +55,10 @@ type Config struct {
 	Seed     uint64        // of arrivals and choices
 
 	Registers       int           // the last customers, whom the other requests leave alone
-	RegisterEvery   time.Duration // a register's requests begin at this interval, or when the one before has ended
-	RegisterTimeout time.Duration // of one request of a register
+	Lists           int           // the customers before those, likewise
+	PerKey          int           // clients of each register and list, default 1; each has its own connections and sends one request at a time
+	RegisterEvery   time.Duration // the requests of a register's or list's client begin at this interval, or when the one before has ended
+	RegisterTimeout time.Duration // of one such request
 
 	History  io.Writer // one JSON line for each request
 	Progress io.Writer // one JSON line each second
@@ -75,9 +77,9 @@ func (c Config) validate() error {
 		return errors.New("want at least one client, one customer and one event")
 	case !share(c.Stick) || !share(c.Mix.Writes) || !share(c.Mix.Hot) || !share(c.Mix.Slow):
 		return errors.New("a share is a number from 0 to 1")
-	case c.Registers < 0 || c.Registers >= c.Shape.Customers:
-		return fmt.Errorf("%d registers: want fewer than customers (%d), some are left for the other requests", c.Registers, c.Shape.Customers)
-	case c.Registers > 0 && (c.RegisterEvery <= 0 || c.RegisterTimeout <= 0):
+	case c.Registers < 0 || c.Lists < 0 || c.PerKey < 0 || c.Registers+c.Lists >= c.Shape.Customers:
+		return fmt.Errorf("%d registers and %d lists: want fewer than customers (%d), some are left for the other requests", c.Registers, c.Lists, c.Shape.Customers)
+	case c.Registers+c.Lists > 0 && (c.RegisterEvery <= 0 || c.RegisterTimeout <= 0):
 		return errors.New("a register's interval and time-out must be above 0")
 	case c.Mix.Hot > 0 && c.Mix.HotCustomers < 1:
 		return errors.New("a share for hot customers needs at least one hot customer")
@@ -167,7 +169,7 @@ func (g *generator) arrivals(ctx context.Context) *sync.WaitGroup {
 func (g *generator) perform(c *client, to Gateway, op operation, intended time.Time) Record {
 	rec := Record{ID: op.id, Client: c.number, Op: op.name, Keyspace: op.keyspace, Key: op.key, Write: op.write, Target: to.Name, Value: op.value}
 	timeout := g.Timeout
-	if op.isRegister() {
+	if op.isRegister() || op.isList() {
 		timeout = g.RegisterTimeout
 	}
 	c.send(to, op, timeout, &rec)

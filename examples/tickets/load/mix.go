@@ -67,7 +67,7 @@ func (g *generator) choose() operation {
 }
 
 func (g *generator) customer() string {
-	n := g.Shape.Customers - g.Registers
+	n := g.Shape.Customers - g.Registers - g.Lists
 	if g.random.Float64() < g.Mix.Hot {
 		n = min(n, g.Mix.HotCustomers)
 	}

@@ -13,34 +13,42 @@ import (
 	"github.com/atollhq/atoll/examples/tickets/seed"
 )
 
-// A register is the address of one customer, written and read in turn by one client, one request at a time. Every value
-// is written once, so that a read says which write it saw. Its rows are written by nobody else.
+// A register is the address of one customer, written and read in turn by its clients, each with one request at a time. Every
+// value is written once, so that a read says which write it saw. A list is the wishes of one customer, appended to and read in
+// the same way. Their rows are written by nobody else.
 const (
 	registerWrite = "register-write"
 	registerRead  = "register-read"
 	registerPath  = "/me/address"
+	listAppend    = "list-append"
+	listRead      = "list-read"
+	listPath      = "/me/wishes"
 )
 
 func (op operation) isRegister() bool { return op.name == registerWrite || op.name == registerRead }
+func (op operation) isList() bool     { return op.name == listAppend || op.name == listRead }
 
-// register is one customer's client. It stays with a gateway until that fails it, and then goes on to the next one, as
-// a name or an address that leads to several sites would lead it.
+// register is one client of a register or a list. It stays with a gateway until that fails it, and then goes on to the next
+// one, as a name or an address that leads to several sites would lead it.
 type register struct {
 	client   *client
 	customer string
+	list     bool
 	gateways []Gateway // the order in which it tries them
 	at       int
 }
 
-// registers starts all registers, and returns what to wait for.
+// registers starts the clients of all registers and lists, and returns what to wait for.
 func (g *generator) registers(ctx context.Context) *sync.WaitGroup {
 	var running sync.WaitGroup
 	gateways := alternate(g.Gateways)
-	for n := range g.Registers {
-		first := gateways[n%len(gateways)]
-		r := &register{client: newClient(g.Config.Clients+n, first), at: n % len(gateways), gateways: gateways,
-			customer: seed.Customer(g.Shape.Seed, g.Shape.Customers-1-n).String()}
-		wait := g.RegisterEvery * time.Duration(n) / time.Duration(g.Registers) // they do not begin all at once
+	keys, perKey := g.Registers+g.Lists, max(1, g.PerKey)
+	for n := range keys * perKey {
+		key := n % keys
+		at := (key + n/keys) % len(gateways) // the clients of one key do not begin at the same gateway
+		r := &register{client: newClient(g.Config.Clients+n, gateways[at]), at: at, gateways: gateways, list: key >= g.Registers,
+			customer: seed.Customer(g.Shape.Seed, g.Shape.Customers-1-key).String()}
+		wait := g.RegisterEvery * time.Duration(n) / time.Duration(keys*perKey) // they do not begin all at once
 		running.Go(func() {
 			defer r.client.http.CloseIdleConnections()
 			g.turns(ctx, r, wait)
@@ -78,10 +86,22 @@ func (g *generator) turns(ctx context.Context, r *register, wait time.Duration) 
 }
 
 func (r *register) next(write bool) operation {
+	if r.list {
+		return r.nextOfList(write)
+	}
 	op := operation{id: newID(), name: registerRead, method: http.MethodGet, path: registerPath, keyspace: "users", key: r.customer}
 	if write {
 		op.name, op.method, op.write, op.value = registerWrite, http.MethodPut, true, op.id
 		op.body = mustJSON(map[string]string{"address": op.value})
+	}
+	return op
+}
+
+func (r *register) nextOfList(write bool) operation {
+	op := operation{id: newID(), name: listRead, method: http.MethodGet, path: listPath, keyspace: "users", key: r.customer}
+	if write {
+		op.name, op.method, op.write, op.value = listAppend, http.MethodPost, true, op.id
+		op.body = mustJSON(map[string]string{"wish": op.value})
 	}
 	return op
 }
@@ -118,6 +138,7 @@ func (r *Record) elsewhere() bool { return r.Status == 0 || slices.Contains(unre
 var (
 	errNoAddress    = errors.New("the answer holds no address")
 	errOtherAddress = errors.New("the answer holds another address than the one that was written")
+	errNoList       = errors.New("the answer holds no list")
 )
 
 // judgeRegister reads a register's answer, behind judge. Here a 4xx is no answer: nothing was written or read.
@@ -140,4 +161,23 @@ func (r *Record) judgeRegister(op operation, body []byte) {
 	case *a.Address != op.value:
 		r.broken(errOtherAddress, true)
 	}
+}
+
+// judgeList reads a list's answer, behind judge. What is in the list is for the reader of the history to judge.
+func (r *Record) judgeList(op operation, body []byte) {
+	if r.Status >= 300 {
+		r.Error = string(body[:min(len(body), 200)])
+		if r.Status < 500 {
+			r.Outcome = Fail
+		}
+		return
+	}
+	var a struct {
+		Wishes *[]string `json:"wishes"`
+	}
+	if err := json.Unmarshal(body, &a); err != nil || a.Wishes == nil {
+		r.broken(errNoList, op.write)
+		return
+	}
+	r.List = *a.Wishes
 }

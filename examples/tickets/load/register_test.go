@@ -195,3 +195,61 @@ func TestAlternate(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
+
+// Two clients per list: requests of one key overlap, entries and answers are recorded, the values are unique.
+func TestLists(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	lists, asked, met := map[string][]string{}, map[string]int{}, map[string]chan struct{}{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != listPath {
+			shopLike(w, r)
+			return
+		}
+		who := r.Header.Get("X-Customer")
+		mu.Lock()
+		if met[who] == nil {
+			met[who] = make(chan struct{})
+		}
+		if asked[who]++; asked[who] == 2 {
+			close(met[who])
+		}
+		both := met[who]
+		mu.Unlock()
+		<-both // the first request of a key waits for one of its other client
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Method == http.MethodPost {
+			var body struct{ Wish string }
+			if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+				t.Error(err)
+			}
+			lists[who] = append(lists[who], body.Wish)
+		}
+		w.Write(mustJSON(map[string]any{"wishes": append([]string{}, lists[who]...)}))
+	}))
+	defer server.Close()
+	var history bytes.Buffer
+	cfg := config(server.URL)
+	cfg.Registers, cfg.Lists, cfg.PerKey, cfg.RegisterEvery, cfg.RegisterTimeout, cfg.History = 0, 3, 2, 5*time.Millisecond, time.Second, &history
+	if _, err := Run(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	appended, clients := map[string]bool{}, map[int]bool{}
+	for _, r := range records(t, history.Bytes()) {
+		if !(operation{name: r.Op}).isList() {
+			continue
+		}
+		clients[r.Client] = true
+		switch {
+		case r.Outcome != OK || r.Write != (r.Op == listAppend):
+			t.Errorf("%+v", r)
+		case r.Write && (appended[r.Value] || !slices.Contains(r.List, r.Value)):
+			t.Errorf("appended twice, or not in the answer: %+v", r)
+		}
+		appended[r.Value] = appended[r.Value] || r.Write
+	}
+	if len(clients) != 6 || len(lists) != 3 || len(appended) < 50 {
+		t.Errorf("%d clients, %d lists, %d entries", len(clients), len(lists), len(appended))
+	}
+}

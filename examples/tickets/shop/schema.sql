@@ -10,7 +10,8 @@ CREATE TABLE IF NOT EXISTS customers (
     id           uuid PRIMARY KEY,
     name         text NOT NULL,
     orders_count int  NOT NULL DEFAULT 0,      -- numbers a customer's orders: 1, 2, 3, without gaps
-    address      text NOT NULL DEFAULT ''      -- where printed tickets go
+    address      text NOT NULL DEFAULT '',     -- where printed tickets go
+    wishes       text[] NOT NULL DEFAULT '{}'  -- what they would like to see here, in the order of wishing
 );
 
 CREATE TABLE IF NOT EXISTS orders (

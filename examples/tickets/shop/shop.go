@@ -84,6 +84,8 @@ func (s *Shop) Handler() http.Handler {
 	handle("GET /me", s.me)
 	handle("GET /me/address", s.address)
 	handle("PUT /me/address", s.setAddress)
+	handle("GET /me/wishes", s.wishes)
+	handle("POST /me/wishes", s.wish)
 	handle("GET /orders", s.orders)
 	handle("POST /orders/{id}/cancel", s.cancel)
 	if s.Slow {
