@@ -54,10 +54,10 @@ func (o *FenceBenchOptions) setDefaults() {
 
 // Of the bench's only site and its database.
 const (
-	fenceSite    topo.SiteID = "a"
-	fenceDB                  = "bench"
-	fenceBuckets             = 1024
-	fenceFilled              = 50_000 // rows that an update finds
+	fenceSite    = topo.SiteID("a")
+	fenceDB      = "bench"
+	fenceBuckets = 1024
+	fenceFilled  = 50_000 // rows that an update finds
 )
 
 // fenceSettings keep the server's own work out of the turns; commits stay as durable as the case says.
