@@ -8,7 +8,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults help build demo demo-pgbench check test test-matrix fuzz clean tools
+.PHONY: test-faults help build demo demo-pgbench bench-fence check test test-matrix fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ demo: tools build ## two sites and a witness on this machine: load, switches, a 
 
 demo-pgbench: tools build ## pgbench's bank, adopted under its clients, moved and failed over while they work; report in out/pgbench.json
 	$(BIN)/atoll lab pgbench --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
+
+bench-fence: tools build ## what the fence costs, with and without it in turns; report in out/bench-fence.json
+	$(BIN)/atoll lab bench-fence --out out
 
 check: ## format, vet, lint, import rules
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted (run gofmt -w):"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -319,10 +319,11 @@ BEGIN
   RETURN 'kept';
 END $$;
 
--- the bucket of a key in its canonical text form: as the gateway computes it
+-- the bucket of a key in its canonical text form, as the gateway computes it: the low bits of the first 32 of its MD5.
+-- There are at most 65536 buckets, so the second 16 bits are enough; the form is the one that calls the fewest functions.
 CREATE OR REPLACE FUNCTION atoll.bucket_of(key text, buckets int) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT ('x' || substr(md5(key), 1, 8))::bit(32)::int & (buckets - 1)
+  SELECT pg_catalog.int4(('x' || substr(md5(key), 5, 4))::varbit) & (buckets - 1)
 $$;
 
 -- refuses a write, with all that the application or its gateway needs to try again at the right place. The guard may
@@ -357,9 +358,10 @@ CREATE OR REPLACE FUNCTION atoll.check_commit() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
   key text;
+  nothing int;
 BEGIN
-  IF pg_catalog.pg_sequence_last_value('atoll.lease'::regclass) > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000 THEN
-    RETURN NULL;
+  IF pg_catalog.clock_timestamp() < pg_catalog.to_timestamp(pg_catalog.pg_sequence_last_value('atoll.lease'::regclass) * 0.001::float8) THEN
+    RETURN nothing; -- a variable is returned without preparing an expression
   END IF;
   IF current_user = (SELECT i.agent_role FROM atoll.install i) THEN
     RETURN NULL;

@@ -291,7 +291,8 @@ func TestTailOfAnotherOwnersBucketIsPassedOver(t *testing.T) {
 	s.open(s.fb, 3)
 	s.a.exec("UPDATE t SET v = 2 WHERE id = 1")
 	s.settle()
-	s.b.want("stale_update kept", "SELECT kind || ' ' || decision FROM atoll.conflict") // it does not have what a had before
+	s.b.want("stale_update applied", "SELECT kind || ' ' || decision FROM atoll.conflict")
+	s.b.want("1 2\n2 0", "SELECT id || ' ' || v FROM t ORDER BY id")
 }
 
 // A site that was lost twice has two ends of its epochs; one does not stand in for the other.
