@@ -168,7 +168,7 @@ func (v *evaluator) availability(a *arrangement, service int, id string, book Bo
 	all, r, over := v.ask(s), v.recoveryOf(a, service), v.overload(a, service)
 	out.ByOrder, out.Singles = s.tree.CutSets().ByOrder, v.singles(all)
 	out.Structural = book.Note(Derivation{ID: id + ".structural", What: "share of time in which " + name + " can be served at none of its sites",
-		Value: all.down, Unit: Ratio, Inputs: v.inputsOf(s.model),
+		Value: all.down, Unit: Ratio, Inputs: v.inputsOf(s.model), Parts: []Part{v.noteServers(service, id, book)},
 		Method: fmt.Sprintf("exact: fault tree of %d gates and %d events as a binary decision diagram; %d minimal cut sets", len(s.model.Gates), len(s.model.Events), s.tree.CutSets().Total)})
 	structural := Part{"structure: what fails", all.down, Ratio, out.Structural.ID}
 	var losses, downtime float64

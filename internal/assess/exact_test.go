@@ -66,28 +66,6 @@ func TestASharedFeedUndoesTwoSites(t *testing.T) {
 	}
 }
 
-// Repair, k of n and frequency: two states each, against closed forms.
-func TestServerGroups(t *testing.T) {
-	t.Parallel()
-	n := func(v float64) Number { return Number{Low: v, Mode: v, High: v, Set: true} }
-	for _, c := range []struct {
-		count, need   float64
-		down, perHour float64
-	}{
-		// one unit, MTBF 1000 h, repair 10 h: 10/1010
-		{1, 1, .00990099, 1.0 / 1010},
-		// a pair with a crew for each: the square; it begins when the second of two fails: 2·A·U·λ
-		{2, 1, 9.80296e-5, 2 * (1000.0 / 1010) * (10.0 / 1010) / 1000},
-		{3, 2, 3*.00990099*.00990099 - 2*math.Pow(.00990099, 3), 2 * 3 * math.Pow(1000.0/1010, 2) * (10.0 / 1010) / 1000},
-	} {
-		s := Servers{Count: n(c.count), Need: n(c.need), Every: n(1000 * hour), Lasts: n(10 * hour)}
-		down, perSecond := s.group()
-		if math.Abs(down/c.down-1) > 1e-5 || math.Abs(perSecond*hour/c.perHour-1) > 1e-5 {
-			t.Errorf("%v of %v: down %.8g, %.6g failures an hour; want %.8g and %.6g", c.need, c.count, down, perSecond*hour, c.down, c.perHour)
-		}
-	}
-}
-
 // Coverage dominates: the downtime of a standby pair is that of failed recoveries.
 func TestExpectedInterruption(t *testing.T) {
 	t.Parallel()

@@ -13,6 +13,9 @@ const (
 	year   = 365 * day
 )
 
+// usualServers are those of a service at one site.
+const usualServers = 2.0
+
 // repairs are what repairs usually take, by kind of component; from operators' reports, wide on purpose.
 var repairs = map[string][3]float64{
 	"power":   {30 * minute, 2 * hour, 6 * hour},
@@ -115,11 +118,13 @@ func (e *Estate) fill() {
 }
 
 func (s *Service) fill(path string) {
-	orElse(&s.Servers.Count, Count, path+"servers.count", 2, 2, 2)
+	orElse(&s.Servers.Count, Count, path+"servers.count", usualServers, usualServers, usualServers)
 	need := max(1, s.Servers.Count.Low-1)
 	orElse(&s.Servers.Need, Count, path+"servers.need", need, need, need)
 	orElse(&s.Servers.Every, Duration, path+"servers.every", 30*day, 60*day, 180*day)
 	orElse(&s.Servers.Lasts, Duration, path+"servers.lasts", 2*minute, 10*minute, hour)
+	orElse(&s.Servers.Crews, Count, path+"servers.crews", s.Servers.Count.Low, s.Servers.Count.Mode, s.Servers.Count.High)
+	orElse(&s.Servers.Coverage, Ratio, path+"servers.coverage", 1, 1, 1)
 	orElse(&s.Latency.P50, Duration, path+"latency.p50", .005, .01, .03)
 	orElse(&s.Latency.P99, Duration, path+"latency.p99", 4*s.Latency.P50.Low, 5*s.Latency.P50.Mode, 6*s.Latency.P50.High)
 	orElse(&s.Demand.Peak, Count, path+"demand.peak", 10, 10, 10)

@@ -15,8 +15,14 @@ func Live(e *Estate, plan Plan, service string, years float64) (Estimate, error)
 		return Estimate{}, fmt.Errorf("living through %v years makes no sense; want 2 to a million", years)
 	}
 	l := &life{world: newWorld(e, plan, service), name: service, p: plan[service], s: e.Services[service], rng: e.rng("life of " + service)}
+	l.shifts = make([]*shift, len(l.atoms))
 	for i, a := range l.atoms {
-		heap.Push(&l.agenda, appointment{l.rng.ExpFloat64() * a.every, i})
+		first := l.rng.ExpFloat64() * a.every
+		if a.crew != nil {
+			l.shifts[i] = a.crew.begin(l.rng)
+			first = l.shifts[i].due()
+		}
+		heap.Push(&l.agenda, appointment{first, i})
 	}
 	n := int(years)
 	sum, squares := 0.0, 0.0
@@ -40,7 +46,8 @@ type life struct {
 
 	now    float64
 	agenda agenda
-	up     []bool // of each site
+	shifts []*shift // by atom, of those that are groups of servers
+	up     []bool   // of each site
 	groups []group
 	late   []debt
 	hits   int
@@ -68,7 +75,7 @@ const (
 // debt is time without service that is owed, whatever else happens: needless recoveries and restores.
 type debt struct{ from, until, share float64 }
 
-// appointment is the next failure or repair of an atom; below 0 a needless recovery (-1) or a destruction (-2 - i).
+// appointment is the next failure or repair of an atom, or within it; below 0 a needless recovery (-1) or a destruction (-2 - i).
 type appointment struct {
 	at   float64
 	atom int
@@ -141,6 +148,11 @@ func (l *life) settle() {
 	for len(l.agenda) > 0 && l.agenda[0].at <= l.now {
 		x := heap.Pop(&l.agenda).(appointment)
 		switch {
+		case x.atom >= 0 && l.shifts[x.atom] != nil:
+			s := l.shifts[x.atom]
+			s.happen(l.rng)
+			l.down[x.atom] = s.down()
+			heap.Push(&l.agenda, appointment{s.due(), x.atom})
 		case x.atom >= 0:
 			a := l.atoms[x.atom]
 			l.down[x.atom] = !l.down[x.atom]

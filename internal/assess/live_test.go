@@ -6,7 +6,7 @@ import (
 )
 
 // Living through years agrees with the expected downtime, under every pattern: recoveries, failed and needless ones,
-// shared causes, restores from backup.
+// shared causes, restores from backup; servers that queue for a crew and stop each other.
 func TestLivingAgreesWithTheExpectedDowntime(t *testing.T) {
 	t.Parallel()
 	shared := "shared: [{name: release, every: 60d, lasts: 40m, hits: {services: [all]}}, {name: deletion, every: 5y, lasts: 1h, data: true, hits: {services: [shop]}}]\nservices:\n"
@@ -14,7 +14,7 @@ func TestLivingAgreesWithTheExpectedDowntime(t *testing.T) {
   stock:
     now: {pattern: single, sites: [a]}
     demand: {peak: 100, cores: 10}
-`, "services:\n", shared, "    servers: {count: 3, need: 1}", "    calls: [{to: stock}]\n    servers: {count: 3, need: 2}", "y: {kind: power, every: 120d, lasts: 12h}", "y: {kind: power, every: 40d, lasts: 4h}")
+`, "services:\n", shared, "    servers: {count: 3, need: 1}", "    calls: [{to: stock}]\n    servers: {count: 4, need: 2, every: 20d, lasts: 8h, crews: 1, coverage: 90%}", "y: {kind: power, every: 120d, lasts: 12h}", "y: {kind: power, every: 40d, lasts: 4h}")
 	e := estate(t, text)
 	v := newEvaluator(e)
 	for _, p := range v.placements(v.service["shop"]) {

@@ -133,6 +133,10 @@ type Servers struct {
 	Need  Number `yaml:"need" unit:"count"`     // how many must work at peak; default count-1
 	Every Number `yaml:"every" unit:"duration"` // mean time between failures of each
 	Lasts Number `yaml:"lasts" unit:"duration"`
+	Crews Number `yaml:"crews" unit:"count"` // how many are repaired at once; default one each
+	// Coverage is the share of failures of one server that the others survive as planned, where enough of them are left;
+	// after any other one the whole group stands still for a repair. Default all.
+	Coverage Number `yaml:"coverage" unit:"ratio"`
 }
 
 // Latency is what the service itself takes, without its calls.

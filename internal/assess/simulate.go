@@ -27,8 +27,8 @@ const (
 )
 
 // Simulate estimates, for every service of a plan, the share of time in which it can be served at none of its sites. It
-// draws states of the whole estate (components, single servers, shared causes; each up or down in its steady state) and
-// asks the model itself what still works: no fault tree, no cut sets. Failures are drawn more often than they happen,
+// draws states of the whole estate (components, single servers or groups of them that share crews, shared causes; each up
+// or down in its steady state) and asks the model itself what still works: no fault tree, no cut sets. Failures are drawn more often than they happen,
 // by a distribution learnt from pilots (cross-entropy method, Rubinstein 1997), and weighed back.
 func Simulate(e *Estate, plan Plan, o Simulation) (map[string]Estimate, error) {
 	if o.Width == 0 {
@@ -146,8 +146,7 @@ func (s *sampler) estimate(o Simulation) Estimate {
 		return out
 	}
 	for _, a := range s.atoms {
-		q, _ := steady(a.every, a.lasts)
-		s.q = append(s.q, q)
+		s.q = append(s.q, a.share())
 	}
 	s.learn()
 	n, sum, squares := 0, 0.0, 0.0

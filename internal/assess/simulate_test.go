@@ -3,6 +3,8 @@ package assess
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,7 +61,14 @@ func randomEstate(r *rand.Rand) string {
 		if i+1 < services && r.IntN(2) == 0 {
 			line("    calls: [{to: v%d, optional: %t}]", i+1+r.IntN(services-i-1), r.IntN(3) == 0)
 		}
-		line("    servers: {count: %d, need: 1, every: %dh, lasts: %dm}", 1+r.IntN(3), 100+r.IntN(2000), 5+r.IntN(120))
+		count, more := 1+r.IntN(3), ""
+		if r.IntN(2) == 0 {
+			more += fmt.Sprintf(", crews: %d", 1+r.IntN(count))
+		}
+		if r.IntN(2) == 0 {
+			more += fmt.Sprintf(", coverage: %d%%", 80+r.IntN(21))
+		}
+		line("    servers: {count: %d, need: %d, every: %dh, lasts: %dm%s}", count, 1+r.IntN(count), 100+r.IntN(2000), 5+r.IntN(120), more)
 	}
 	return b.String()
 }
@@ -68,14 +77,17 @@ func randomEstate(r *rand.Rand) string {
 // asks what works. Over 200 random estates the simulation's 99 % interval holds the exact value in at least 97 %.
 func TestEnginesAgree(t *testing.T) {
 	t.Parallel()
-	const seed = 12919276024630886490 // fixed: of random seeds, about one in fifty has more than 3 % outside by chance
+	seed := uint64(12919276024630886490) // fixed: of random seeds, about one in fifty has more than 3 % outside by chance
+	if s := os.Getenv("ATOLL_ASSESS_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
 	r := rand.New(rand.NewPCG(seed, 1))
 	inside, wide, all := 0, 0, 0
 	for i := range 200 {
 		text := randomEstate(r)
 		e, err := Read("random", strings.NewReader(text))
 		if err != nil {
-			t.Fatalf("seed %d, estate %d: %v\n%s", uint64(seed), i, err, text)
+			t.Fatalf("seed %d, estate %d: %v\n%s", seed, i, err, text)
 		}
 		plan := e.Today()
 		estimates, err := Simulate(e, plan, Simulation{Seed: i, Samples: 200_000, Services: []string{"v0"}})
@@ -98,8 +110,8 @@ func TestEnginesAgree(t *testing.T) {
 			wide++
 		}
 	}
-	t.Logf("seed %d: %d of %d intervals hold the exact value; %d are wider than 20 %%", uint64(seed), inside, all, wide)
+	t.Logf("seed %d: %d of %d intervals hold the exact value; %d are wider than 20 %%", seed, inside, all, wide)
 	if all < 190 || float64(inside) < .97*float64(all) || wide > all/20 {
-		t.Errorf("seed %d: %d of %d intervals hold the exact value, %d are wider than 20 %%", uint64(seed), inside, all, wide)
+		t.Errorf("seed %d: %d of %d intervals hold the exact value, %d are wider than 20 %%", seed, inside, all, wide)
 	}
 }

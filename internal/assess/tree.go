@@ -2,7 +2,6 @@ package assess
 
 import (
 	"maps"
-	"math"
 	"slices"
 	"strings"
 
@@ -54,8 +53,8 @@ func (e *Estate) event(name string) fault.Event {
 	}
 	if rest, ok := strings.CutPrefix(name, serverPrefix); ok {
 		service := rest[:strings.LastIndexByte(rest, '@')]
-		down, often := e.Services[service].Servers.group()
-		return fault.Event{Probability: down, Frequency: often}
+		g := e.Services[service].Servers.group()
+		return fault.Event{Probability: g.down(), Frequency: g.perSecond}
 	}
 	for _, s := range e.Shared {
 		if causePrefix+s.Name == name {
@@ -114,26 +113,10 @@ func (b *treeBuilder) line(from, to string) fault.Formula {
 	return fault.Ref(gate)
 }
 
-// servers is the failure of a server group at a site: fewer work than are needed. The group is one event, whose
-// probability and frequency are those of the k-of-n group of independent servers.
+// servers is the failure of a server group at a site: fewer work than are needed, or a failure was not survived. The
+// group is one event, whose probability and frequency are those of its Markov chain.
 func (b *treeBuilder) servers(service, site string) fault.Formula {
 	return b.basic(serversAt(service, site))
-}
-
-// group is the steady state of n servers of which k are needed: down is P(fewer than k work); it begins when the k-th
-// of exactly k working ones fails.
-func (s Servers) group() (down, perSecond float64) {
-	n, k := int(math.Round(s.Count.Mean())), int(math.Round(s.Need.Mean()))
-	k = min(k, n)
-	q, _ := steady(s.Every.Mean(), s.Lasts.Mean())
-	exactly := func(working int) float64 {
-		lg := func(x int) float64 { v, _ := math.Lgamma(float64(x) + 1); return v }
-		return math.Exp(lg(n) - lg(working) - lg(n-working) + float64(working)*math.Log1p(-q) + float64(n-working)*math.Log(q))
-	}
-	for working := range k {
-		down += exactly(working)
-	}
-	return min(down, 1), exactly(k) * float64(k) / s.Every.Mean()
 }
 
 // at is the failure of a service at one site.
@@ -283,8 +266,7 @@ func (e *Estate) inputsOf(m *fault.Model) []Input {
 			out = append(out, inputOf(c.Every), inputOf(c.Lasts))
 		}
 		if rest, ok := strings.CutPrefix(event, serverPrefix); ok {
-			s := e.Services[rest[:strings.LastIndexByte(rest, '@')]].Servers
-			for _, n := range []Number{s.Count, s.Need, s.Every, s.Lasts} {
+			for _, n := range e.Services[rest[:strings.LastIndexByte(rest, '@')]].Servers.inputs() {
 				if in := inputOf(n); !slices.Contains(out, in) {
 					out = append(out, in)
 				}

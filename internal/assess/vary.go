@@ -137,7 +137,7 @@ func (v *evaluator) knobs() map[string]knob {
 
 func (v *evaluator) serviceKnobs(i int, s *Service, add func(variation, ...*Number)) {
 	own := variation{service: i}
-	add(variation{service: i, servers: true}, &s.Servers.Every, &s.Servers.Lasts)
+	add(variation{service: i, servers: true}, &s.Servers.Every, &s.Servers.Lasts, &s.Servers.Crews, &s.Servers.Coverage)
 	add(variation{service: i, latency: true, quiet: true}, &s.Latency.P50, &s.Latency.P99)
 	add(variation{service: i, loads: true}, &s.Demand.Cores)
 	add(own, &s.Demand.Peak, &s.Revenue.Minute, &s.Revenue.Deferred, &s.Revenue.LostData, &s.Revenue.Penalty)
