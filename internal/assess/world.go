@@ -1,8 +1,6 @@
 package assess
 
 import (
-	"fmt"
-
 	"github.com/atollhq/atoll/internal/fault"
 )
 
@@ -24,6 +22,7 @@ type world struct {
 type atom struct {
 	every, lasts float64
 	crew         *crew
+	group        int // atoms with the same one are alike: servers of one group, from 1; 0 is like no other
 }
 
 // share is the share of time in which it is down.
@@ -147,9 +146,9 @@ func (w *world) servers(service, site string) int {
 		return w.fails(atom{crew: c})
 	}
 	count, need, _ := s.sizes()
-	each := make([]int, count)
+	each, group := make([]int, count), len(w.atoms)+1
 	for i := range each {
-		each[i] = w.leaf(fmt.Sprintf("server %s@%s#%d", service, site, i), s.Every, s.Lasts)
+		each[i] = w.fails(atom{every: s.Every.Mean(), lasts: s.Lasts.Mean(), group: group})
 	}
 	return w.some(need, each)
 }
