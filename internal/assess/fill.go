@@ -77,6 +77,7 @@ func (e *Estate) fill() {
 		orElse(&c.Lasts, Duration, "components."+name+".lasts", usual[0], usual[1], usual[2])
 		if !c.Every.Set { // down = lasts / (every + lasts)
 			every := c.Lasts.Mean() / c.Down.Mean() * (1 - c.Down.Mean())
+			// for whoever reads the estate; with another guess of either, times says what follows
 			c.Every = Number{every, every, every, Duration, true, c.Down.Assumed || c.Lasts.Assumed, "from down and lasts", "components." + name + ".down", c.Down.Line, c.Down.Column}
 		}
 	}

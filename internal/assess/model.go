@@ -24,7 +24,7 @@ type Estate struct {
 // Either Every or Down says how often.
 type Component struct {
 	Kind  string `yaml:"kind"`                  // for people: power, cooling, network, carrier, duct, rack, …
-	Every Number `yaml:"every" unit:"duration"` // mean time between the beginnings of failures
+	Every Number `yaml:"every" unit:"duration"` // mean time from a repair to the next failure
 	Down  Number `yaml:"down" unit:"ratio"`     // share of time in which it does not work; instead of every
 	Lasts Number `yaml:"lasts" unit:"duration"` // mean time to repair; default by kind
 	Label string `yaml:"label"`

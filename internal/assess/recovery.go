@@ -188,7 +188,7 @@ func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) 
 		d.Parts = []Part{{"losses a year", 0, Count, id + ".losses"}}
 		d.Parts[0].Value = book[id+".losses"].Value
 	} else {
-		d.Method = "the sum of its steps, each drawn from its range (triangular); quantiles of 4000 draws, never added"
+		d.Method = "of a recovery that works: the sum of its steps, each drawn from its range (triangular); quantiles of 4000 draws, never added. What coverage leaves out takes as long as the outage: see downtime"
 		for _, step := range v.Recovery[p.Pattern].steps() {
 			out.Steps = append(out.Steps, Part{Name: step.name, Value: step.n.Mean(), Unit: Duration})
 			d.Inputs = append(d.Inputs, inputOf(*step.n))
@@ -252,7 +252,8 @@ func (v *evaluator) meanLost(p *spot, s *Service) float64 {
 	return v.Recovery[p.Pattern].Lag.Mean() + v.backlog(p, s)
 }
 
-// backlog is the lag in seconds that an hour at the peak adds where a line is too thin.
+// backlog is how many seconds of writes have not left behind an hour at the peak where a line is too thin: what it
+// carried was written in the first thin/changes of the hour.
 func (e *Estate) backlog(p *spot, s *Service) float64 {
 	worst := 0.0
 	for _, other := range p.Sites[1:] {
@@ -263,7 +264,7 @@ func (e *Estate) backlog(p *spot, s *Service) float64 {
 			}
 		}
 		if changes := s.Data.Changes.Mean(); thin > 0 && changes > thin {
-			worst = max(worst, hour*(changes/thin-1))
+			worst = max(worst, hour*(1-thin/changes))
 		}
 	}
 	return worst

@@ -45,10 +45,28 @@ func steady(every, lasts float64) (down, perSecond float64) {
 	return lasts / (every + lasts), 1 / (every + lasts)
 }
 
+// times are a component's mean times: from a repair to the next failure, and to repair it. Where the file says how much
+// of the time it is down, the first follows from that.
+func (c *Component) times() (every, lasts float64) {
+	lasts = c.Lasts.Mean()
+	if !c.Down.Set {
+		return c.Every.Mean(), lasts
+	}
+	return lasts * (1 - c.Down.Mean()) / c.Down.Mean(), lasts
+}
+
+// says is what the file says of how often a component fails.
+func (c *Component) says() *Number {
+	if c.Down.Set {
+		return &c.Down
+	}
+	return &c.Every
+}
+
 // event is the numbers of a basic event by its name.
 func (e *Estate) event(name string) fault.Event {
 	if c := e.Components[name]; c != nil {
-		down, often := steady(c.Every.Mean(), c.Lasts.Mean())
+		down, often := steady(c.times())
 		return fault.Event{Probability: down, Frequency: often, Label: c.Label}
 	}
 	if rest, ok := strings.CutPrefix(name, serverPrefix); ok {
@@ -263,7 +281,7 @@ func (e *Estate) inputsOf(m *fault.Model) []Input {
 	var out []Input
 	for _, event := range slices.Sorted(maps.Keys(m.Events)) {
 		if c := e.Components[event]; c != nil {
-			out = append(out, inputOf(c.Every), inputOf(c.Lasts))
+			out = append(out, inputOf(*c.says()), inputOf(c.Lasts))
 		}
 		if rest, ok := strings.CutPrefix(event, serverPrefix); ok {
 			for _, n := range e.Services[rest[:strings.LastIndexByte(rest, '@')]].Servers.inputs() {

@@ -102,7 +102,7 @@ func (v *evaluator) knobs() map[string]knob {
 		}
 	}
 	for name, c := range v.Components {
-		add(variation{service: -1, name: name}, &c.Every, &c.Lasts)
+		add(variation{service: -1, name: name}, c.says(), &c.Lasts)
 	}
 	for _, s := range v.Shared {
 		add(variation{service: -1, name: causePrefix + s.Name, data: s.Data}, &s.Every, &s.Lasts)

@@ -66,10 +66,8 @@ func (w *world) known(name string, build func() int) int {
 	return at
 }
 
-func (w *world) leaf(name string, every, lasts Number) int {
-	return w.known(name, func() int {
-		return w.fails(atom{every: every.Mean(), lasts: lasts.Mean()})
-	})
+func (w *world) leaf(name string, every, lasts float64) int {
+	return w.known(name, func() int { return w.fails(atom{every: every, lasts: lasts}) })
 }
 
 func (w *world) fails(a atom) int {
@@ -77,9 +75,11 @@ func (w *world) fails(a atom) int {
 	return w.add(part{atom: len(w.atoms) - 1})
 }
 
-func (w *world) all(args []int) int          { return w.add(part{atom: -1, need: len(args), args: args}) }
-func (w *world) some(n int, args []int) int  { return w.add(part{atom: -1, need: n, args: args}) }
-func (w *world) absent(s *Shared) int        { return w.leaf("absent "+s.Name, s.Every, s.Lasts) }
+func (w *world) all(args []int) int         { return w.add(part{atom: -1, need: len(args), args: args}) }
+func (w *world) some(n int, args []int) int { return w.add(part{atom: -1, need: n, args: args}) }
+func (w *world) absent(s *Shared) int {
+	return w.leaf("absent "+s.Name, s.Every.Mean(), s.Lasts.Mean())
+}
 func (w *world) expression(x Expression) int { return w.need(x.need) }
 
 // need builds an expression; a nil one needs nothing.
@@ -89,7 +89,8 @@ func (w *world) need(n *need) int {
 	}
 	if n.op == fault.Name {
 		c := w.Components[n.name]
-		return w.leaf("component "+n.name, c.Every, c.Lasts)
+		every, lasts := c.times()
+		return w.leaf("component "+n.name, every, lasts)
 	}
 	args := make([]int, len(n.args))
 	for i, a := range n.args {
