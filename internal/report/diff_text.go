@@ -182,7 +182,7 @@ func has(v *float64, unit assess.Unit) string {
 }
 
 func (t *writer) totalChanges(d *assess.Difference) {
-	t.title("Totals, in " + line(d.Currency))
+	t.title("Totals, in " + shorten(line(d.Currency), 40))
 	t.line("%s", t.in(faint, right("today", 28)+right("proposed", 32)))
 	t.line("%s", t.in(faint, right("before", 28)+right("after", 10)+right("change", 10)+right("before", 12)+right("after", 10)+right("change", 10)))
 	for _, row := range totalNames {
