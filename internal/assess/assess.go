@@ -17,7 +17,7 @@ type Options struct {
 // While it runs, inputs of the estate are varied in place: it must not be used for anything else at the same time.
 func Assess(e *Estate, o Options) (*Report, error) {
 	v := newEvaluator(e)
-	r := &Report{Title: e.Title, File: e.File, Currency: e.Currency, Seed: e.Seed, Book: Book{}, Notes: slices.Clone(e.Notes)}
+	r := &Report{Title: e.Title, File: e.File, Currency: e.Currency, Seed: e.Seed, Book: Book{}, Notes: slices.Clone(e.Notes), Entries: e.Entries()}
 	d := &doubter{evaluator: v, book: r.Book}
 	for i := range v.services {
 		a, all, err := v.answer(i, r.Book)
