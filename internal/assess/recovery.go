@@ -1,9 +1,11 @@
 package assess
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 )
 
 const (
@@ -70,52 +72,139 @@ func (v *evaluator) rto(a *arrangement, service int) Quantiles {
 	if v.spot(a, service).Pattern == Single {
 		return v.outages(a, service)
 	}
-	return v.recoveryOf(a, service).quantiles()
+	return v.recoveryOf(a, v.servingLoss(a, service)).quantiles()
 }
 
-// recoveryOf is the recovery of a service from the loss of the serving site. Services of one pattern share it, but for
-// their restores.
-func (v *evaluator) recoveryOf(a *arrangement, service int) *recoveryTimes {
-	p, s := v.spot(a, service), v.Services[v.services[service]]
-	if p.Pattern == Single {
+// servingLoss lists the services whose recoveries one waits for when its first site is lost; its own first.
+func (v *evaluator) servingLoss(a *arrangement, service int) []int {
+	for _, f := range v.losses(a, service) {
+		if f.site == v.spot(a, service).Sites[0] {
+			return f.waits
+		}
+	}
+	return []int{service}
+}
+
+// recoveryFrom is the recovery that an interruption waits for.
+func (v *evaluator) recoveryFrom(a *arrangement, service int, i *interruption) *recoveryTimes {
+	if i.waits || len(i.behind) == 0 {
 		return waited
 	}
-	restore, key := s.restoreOf(p.Pattern), string(p.Pattern)
-	if restore.Set {
-		key += " " + v.services[service]
+	return v.recoveryOf(a, i.behind)
+}
+
+// recoveryOf is the recovery of services that are lost together: over when the slowest is. Services of one pattern go
+// through its steps together, and restore their data side by side.
+func (v *evaluator) recoveryOf(a *arrangement, services []int) *recoveryTimes {
+	if v.base != nil && !slices.ContainsFunc(services, func(m int) bool { return v.varied.touchesRecovery(v.spot(a, m).Pattern, m) }) {
+		return v.base.recoveryOf(a, services)
 	}
-	if v.base != nil && !v.varied.touchesRecovery(p.Pattern, service) {
-		return v.base.recoveryOf(a, service)
+	var space [64]byte
+	key := space[:0]
+	for _, p := range Patterns {
+		for i, m := range services {
+			switch {
+			case v.spot(a, m).Pattern != p:
+			case v.Services[v.services[m]].restoreOf(p).Set:
+				key = append(key, byte(rank(p)), byte(m), byte(m>>8))
+			case !slices.ContainsFunc(services[:i], func(o int) bool { return v.spot(a, o).Pattern == p }):
+				key = append(key, byte(rank(p)), 255, 255)
+			}
+		}
 	}
-	if r, known := v.recovered[key]; known {
+	if r, known := v.recovered[string(key)]; known {
 		return r
 	}
-	r := v.Recovery[p.Pattern]
-	steps := r.steps()
-	out := &recoveryTimes{coverage: r.Coverage.Mean(), mean: restore.Mean(), draw: func(rng *rand.Rand) float64 {
-		sum := restore.At(rng.Float64())
-		for _, step := range steps {
-			sum += step.n.At(rng.Float64())
+	r := v.recoveryTimes(a, services)
+	v.recovered[string(key)] = r
+	return r
+}
+
+// together are services of one pattern that recover at once.
+type together struct {
+	steps    []Number
+	restores []Number
+}
+
+func (v *evaluator) recoveryTimes(a *arrangement, services []int) *recoveryTimes {
+	out := &recoveryTimes{coverage: 1}
+	var groups []together
+	name := "recovery"
+	for _, p := range Patterns {
+		var g together
+		member := false
+		for _, m := range services {
+			if v.spot(a, m).Pattern != p {
+				continue
+			}
+			member = true
+			if restore := v.Services[v.services[m]].restoreOf(p); restore.Set {
+				g.restores = append(g.restores, restore)
+				name += " " + v.services[m]
+			}
 		}
-		return sum
-	}}
-	for _, step := range steps {
-		out.mean += step.n.Mean()
+		if !member {
+			continue
+		}
+		name += " " + string(p)
+		for _, step := range v.Recovery[p].steps() {
+			g.steps = append(g.steps, *step.n)
+		}
+		groups, out.coverage = append(groups, g), min(out.coverage, v.Recovery[p].Coverage.Mean())
 	}
-	rng, some, mean := v.rng("recovery "+key), make([]float64, sample), 0.0
+	out.draw = func(rng *rand.Rand) float64 {
+		slowest := 0.0
+		for i := range groups {
+			slowest = max(slowest, groups[i].draw(rng))
+		}
+		return slowest
+	}
+	rng, n := v.rng(name), sample
+	exact := len(groups) == 1 && len(groups[0].restores) < 2
+	if !exact {
+		n *= 4
+	}
+	some, mean := make([]float64, n), 0.0
 	for i := range some {
 		some[i] = out.draw(rng)
+		mean += some[i] / float64(n)
+	}
+	if out.mean = mean; exact {
+		out.mean = groups[0].mean()
 	}
 	slices.Sort(some)
+	mean = 0
 	for i := range fewOf {
-		out.few = append(out.few, some[(2*i+1)*sample/(2*fewOf)])
+		out.few = append(out.few, some[(2*i+1)*n/(2*fewOf)])
 		mean += out.few[i] / fewOf
 	}
 	for i := range out.few {
 		out.few[i] *= out.mean / max(mean, 1e-9)
 	}
-	v.recovered[key] = out
 	return out
+}
+
+func (g *together) draw(rng *rand.Rand) float64 {
+	sum := 0.0
+	for i := range g.restores {
+		sum = max(sum, g.restores[i].At(rng.Float64()))
+	}
+	for i := range g.steps {
+		sum += g.steps[i].At(rng.Float64())
+	}
+	return sum
+}
+
+// mean is that of draw, with one restore at most.
+func (g *together) mean() float64 {
+	sum := 0.0
+	for i := range g.restores {
+		sum += g.restores[i].Mean()
+	}
+	for i := range g.steps {
+		sum += g.steps[i].Mean()
+	}
+	return sum
 }
 
 // outages are the lengths of what takes every site of a service: a mixture of exponentials.
@@ -185,15 +274,21 @@ func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) 
 	d := Derivation{ID: id + ".rto", What: "time from the loss of the serving site to service again, for " + name + " (P95)", Value: out.RTO.P95, Unit: Duration}
 	if p.Pattern == Single {
 		d.Method = "there is no other site: the outage itself, a mixture of exponentials, one for each minimal cut set"
-		d.Parts = []Part{{"losses a year", 0, Count, id + ".losses"}}
-		d.Parts[0].Value = book[id+".losses"].Value
+		d.Parts = []Part{{"losses a year", book[id+".losses"].Value, Count, id + ".losses"}}
 	} else {
+		waits := v.servingLoss(a, service)
+		slowest := v.slowest(a, waits)
+		pattern := v.spot(a, slowest).Pattern
 		d.Method = "the sum of its steps, each drawn from its range (triangular); quantiles of 4000 draws, never added"
-		for _, step := range v.Recovery[p.Pattern].steps() {
+		if len(waits) > 1 {
+			d.Method = fmt.Sprintf("the slowest of what is lost with the site and needed at every answer, in each of 4000 draws: %s; those of one pattern go together; the steps are those of %s (%s), each drawn from its range (triangular)",
+				strings.Join(v.names(waits), ", "), v.services[slowest], pattern)
+		}
+		for _, step := range v.Recovery[pattern].steps() {
 			out.Steps = append(out.Steps, Part{Name: step.name, Value: step.n.Mean(), Unit: Duration})
 			d.Inputs = append(d.Inputs, inputOf(*step.n))
 		}
-		if restore := s.restoreOf(p.Pattern); restore.Set {
+		if restore := v.Services[v.services[slowest]].restoreOf(pattern); restore.Set {
 			out.Steps = append(out.Steps, Part{Name: "restore", Value: restore.Mean(), Unit: Duration})
 			d.Inputs = append(d.Inputs, inputOf(restore))
 		}
@@ -205,6 +300,17 @@ func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) 
 	if w := s.Wants; w.RTO.Set || w.RPO.Set {
 		met := (!w.RTO.Set || out.RTO.P95 <= w.RTO.Mean()) && (!w.RPO.Set || out.RPO.P95 <= w.RPO.Mean())
 		out.Met = &met
+	}
+	return out
+}
+
+// slowest is whose recovery, of services that are lost together, takes longest in the mean.
+func (v *evaluator) slowest(a *arrangement, services []int) (out int) {
+	longest := -1.0
+	for _, m := range services {
+		if mean := v.recoveryOf(a, []int{m}).mean; mean > longest {
+			longest, out = mean, m
+		}
 	}
 	return out
 }
