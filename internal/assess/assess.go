@@ -117,16 +117,34 @@ func (r *Report) sentence() string {
 	if len(r.Fixes) > 0 {
 		fmt.Fprintf(&b, " First mend %s: %s.", r.Fixes[0].Event, r.Fixes[0].Text)
 	}
-	steps, once, month, saves := 0, 0.0, 0.0, 0.0
+	steps, sum := 0, change{}
 	for _, s := range r.Roadmap {
 		if s.Worth {
-			steps, once, month, saves = steps+1, once+s.Once, month+s.Month, saves+s.Saves
+			steps, sum = steps+1, change{saves: sum.saves + s.Saves, month: sum.month + s.Month, once: sum.once + s.Once}
 		}
 	}
 	if steps > 0 {
-		fmt.Fprintf(&b, " The roadmap has %s that pay: they save %s %s of loss a year for %s at once and %s a month.", counted(steps, "step"), trim(saves), r.Currency, trim(once), trim(month))
+		verb := map[bool]string{true: "pays", false: "pay"}[steps == 1]
+		fmt.Fprintf(&b, " The roadmap has %s that %s: %s.", counted(steps, "step"), verb, sum.terms(r.Currency))
 	}
 	return b.String()
+}
+
+// terms are what a change saves, and what is to be paid at once and by the month.
+func (c change) terms(currency string) string {
+	signed := func(v float64, more, less string) string {
+		if v < 0 {
+			return amount(-v) + less
+		}
+		return amount(v) + more
+	}
+	text := signed(c.saves, " "+currency+" of loss a year less", " "+currency+" of loss a year more")
+	if c.once > 0 {
+		text += ", for " + amount(c.once) + " at once and "
+	} else {
+		text += ", for "
+	}
+	return text + signed(c.month, " a month more", " a month less")
 }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

@@ -87,12 +87,24 @@ func (v *evaluator) option(service int, c *candidate, book Book) (Option, error)
 		o.Text = o.Outcome.Impossible[0].Text
 	case len(c.moved) == 0:
 		o.Text = "as it is today"
-	case x.yearly() < 0:
-		o.Text = fmt.Sprintf("costs %s less a year, loses %s more", trim(-x.yearly()), trim(-x.saves))
 	default:
-		o.Text = fmt.Sprintf("saves %s of loss a year, costs %s more", trim(x.saves), trim(x.yearly()))
+		o.Text = x.text()
 	}
 	return o, nil
+}
+
+// text says what a change saves and costs in a year.
+func (c change) text() string {
+	loss, cost := amount(c.saves), amount(c.yearly())
+	switch {
+	case c.saves < 0 && c.yearly() < 0:
+		return fmt.Sprintf("costs %s a year less and loses %s more", amount(-c.yearly()), amount(-c.saves))
+	case c.saves < 0:
+		return fmt.Sprintf("loses %s a year more and costs %s more", amount(-c.saves), cost)
+	case c.yearly() < 0:
+		return fmt.Sprintf("saves %s of loss a year and %s of cost", loss, amount(-c.yearly()))
+	}
+	return fmt.Sprintf("saves %s of loss a year for %s", loss, cost)
 }
 
 // verdict says what to do with a service, and at which revenue that would change.
@@ -116,9 +128,9 @@ func (v *evaluator) verdict(service int, all []candidate, options []Option, book
 	}
 	out := Verdict{Worth: true, Placement: winner.spot.Placement, Purpose: v.purpose(service, winner)}
 	if x := winner.change; x.yearly() < 0 && rank(winner.spot.Pattern) <= rank(now.Pattern) {
-		out.Text = fmt.Sprintf("It would do with less: %s costs %s less a year and loses %s more.", winner.spot.Placement, trim(-x.yearly()), trim(-x.saves))
+		out.Text = fmt.Sprintf("It would do with less: %s %s.", winner.spot.Placement, x.text())
 	} else {
-		out.Text = fmt.Sprintf("Worth it: %s saves %s of loss a year for %s.", winner.spot.Placement, trim(x.saves), trim(x.yearly()))
+		out.Text = fmt.Sprintf("Worth it: %s %s.", winner.spot.Placement, x.text())
 	}
 	along := v.names(slices.DeleteFunc(slices.Clone(winner.moved), func(i int) bool { return i == service }))
 	if len(along) > 0 {
@@ -128,11 +140,11 @@ func (v *evaluator) verdict(service int, all []candidate, options []Option, book
 		out.Reasons = append(out.Reasons, fmt.Sprintf("%s is over its limit today; with one site lost the rest would still be: this is capacity, not disaster recovery", strings.Join(now.Sites, " and ")))
 	}
 	if wanted != nil && wanted != winner && !v.meets(winner.to, service) {
-		out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, which nets %s a year", wanted.spot.Placement, trim(wanted.change.net())))
+		out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, which nets %s a year", wanted.spot.Placement, amount(wanted.change.net())))
 	}
 	if at, c := v.flipDown(service, all); c != nil {
 		out.Flip = v.noteFlip(service, at, c, "below which nothing beyond today's way is worth it", book)
-		out.Text += fmt.Sprintf(" Below %s a minute of revenue nothing beyond today's way would be.", trim(at))
+		out.Text += fmt.Sprintf(" Below %s a minute of revenue nothing beyond today's way would be.", amount(at))
 	}
 	return out
 }
@@ -145,11 +157,11 @@ func (v *evaluator) notWorth(service int, all []candidate, options []Option, wan
 	}
 	if at, c := v.flipUp(service, all); c != nil {
 		out.Flip = v.noteFlip(service, at, c, "from which on it would be worth it", book)
-		out.Text += fmt.Sprintf(" From %s a minute of revenue on, %s would be worth it.", trim(at), c.spot.Placement)
+		out.Text += fmt.Sprintf(" From %s a minute of revenue on, %s would be worth it.", amount(at), c.spot.Placement)
 	}
 	if !v.meets(v.today, service) {
 		if wanted != nil {
-			out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, at %s a year more than it saves", wanted.spot.Placement, trim(-wanted.change.net())))
+			out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, at %s a year more than it saves", wanted.spot.Placement, amount(-wanted.change.net())))
 		} else {
 			out.Reasons = append(out.Reasons, "nothing that is possible here has what is wanted of it")
 		}

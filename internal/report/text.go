@@ -155,7 +155,7 @@ func (t *writer) moving(r *assess.Report) {
 			continue
 		}
 		if !title {
-			t.title("Services that deserve more")
+			t.title("Services that deserve another way of running")
 			t.line("%s", t.in(faint, serviceColumns("", "available", "down/yr", "RTO p95", "RPO p95", "loss/yr", "cost/mo")))
 			title = true
 		}
@@ -262,7 +262,8 @@ func (t *writer) staying(r *assess.Report) {
 		for _, refusal := range s.Now.Impossible {
 			t.wrapped("    "+t.in(red, "today: "), "    ", refusal.Text)
 		}
-		if len(s.Answer.Reasons) > 0 {
+		// Why a way is out matters where none is left, or where more is wanted than there is.
+		if len(s.Answer.Reasons) > 0 && (s.Answer.Flip == nil || wants(s.Wanted) != [3]string{}) {
 			t.wrapped("    ", "    ", s.Answer.Reasons[0])
 		}
 	}

@@ -38,7 +38,7 @@ func TestText_FitsEightyColumns(t *testing.T) {
 				t.Errorf("%s: %d columns: %s", name, runes(l), l)
 			}
 		}
-		for _, want := range []string{"Mend first", "Services that deserve more", "Not worth it", "it stops here", "disaster recovery or capacity", "flips the verdict on"} {
+		for _, want := range []string{"Mend first", "Services that deserve another way of running", "Not worth it", "it stops here", "disaster recovery or capacity", "flips the verdict on"} {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("%s says nothing of %q", name, want)
 			}
