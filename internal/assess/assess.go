@@ -99,20 +99,25 @@ func (r *Report) simulate(e *Estate, o Options) error {
 
 // sentence is the first thing to read.
 func (r *Report) sentence() string {
-	worth := 0
+	worth, along := 0, 0
 	for _, s := range r.Services {
-		if s.Answer.Worth {
+		switch moved := s.Now.Placement.key() != s.Proposed.Placement.key(); {
+		case moved && s.Answer.Worth:
 			worth++
+		case moved:
+			along++
 		}
 	}
 	var b strings.Builder
 	switch n := len(r.Services); {
-	case worth == 0:
+	case worth+along == 0:
 		b.WriteString("Nothing here deserves another way of running at these prices.")
 	case worth == n:
 		fmt.Fprintf(&b, "%s deserve another way of running.", upperFirst(counted(n, "service")))
-	default:
+	case along == 0:
 		fmt.Fprintf(&b, "%d of %d services deserve another way of running; %d do not.", worth, n, n-worth)
+	default:
+		fmt.Fprintf(&b, "%d of %d services deserve another way of running, %d move along with them; %d do not.", worth, n, along, n-worth-along)
 	}
 	if len(r.Fixes) > 0 {
 		fmt.Fprintf(&b, " First mend %s: %s.", r.Fixes[0].Event, r.Fixes[0].Text)

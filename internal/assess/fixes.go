@@ -34,7 +34,7 @@ func (v *evaluator) fixes() ([]Fix, error) {
 		if downtime > 0 {
 			f.Share = max(0, 1-shorter/downtime)
 		}
-		f.Text = fmt.Sprintf("alone it takes down %s and makes up %.0f %% of all downtime; %s", counted(len(services), "service"), 100*f.Share, v.remedy(event))
+		f.Text = fmt.Sprintf("alone it takes down %s: %s %s of loss a year, %.0f %% of all downtime; %s", counted(len(services), "service"), amount(f.Saves), v.Currency, 100*f.Share, v.remedy(event))
 		out = append(out, f)
 	}
 	slices.SortFunc(out, func(a, b Fix) int {

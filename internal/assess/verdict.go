@@ -87,6 +87,8 @@ func (v *evaluator) option(service int, c *candidate, book Book) (Option, error)
 		o.Text = o.Outcome.Impossible[0].Text
 	case len(c.moved) == 0:
 		o.Text = "as it is today"
+	case len(o.Outcome.Short) > 0:
+		o.Text = x.text() + "; " + o.Outcome.Short[0].Text
 	default:
 		o.Text = x.text()
 	}
@@ -139,7 +141,11 @@ func (v *evaluator) verdict(service int, all []candidate, options []Option, book
 	if out.Purpose == "capacity" {
 		out.Reasons = append(out.Reasons, fmt.Sprintf("%s is over its limit today; with one site lost the rest would still be: this is capacity, not disaster recovery", strings.Join(now.Sites, " and ")))
 	}
-	if wanted != nil && wanted != winner && !v.meets(winner.to, service) {
+	switch {
+	case v.meets(winner.to, service):
+	case wanted == nil:
+		out.Reasons = append(out.Reasons, "nothing that is possible here has what is wanted of it")
+	default:
 		out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, which nets %s a year", wanted.spot.Placement, amount(wanted.change.net())))
 	}
 	if at, c := v.flipDown(service, all); c != nil {
@@ -228,8 +234,11 @@ func (v *evaluator) noteFlip(service int, at float64, c *candidate, what string,
 
 // purpose tells disaster recovery from capacity.
 func (v *evaluator) purpose(service int, c *candidate) string {
-	crowded := v.loads(v.today).crowds(v.spot(v.today, service)) && !v.loads(c.to).crowds(c.spot)
-	recovers := len(c.spot.at) > 1 && v.loads(c.to).enough(c.spot)
+	today, then := v.loads(v.today), v.loads(c.to)
+	crowded := slices.ContainsFunc(v.spot(v.today, service).at, func(site int) bool {
+		return today.at[0][site] > limit && then.at[0][site] < today.at[0][site]*(1-1e-9)
+	}) && !slices.ContainsFunc(c.spot.at, func(site int) bool { return then.at[0][site] > max(limit, today.at[0][site]) })
+	recovers := len(c.spot.at) > 1 && then.recovers(c.spot, today)
 	switch {
 	case crowded && recovers:
 		return "disaster recovery and capacity"

@@ -151,7 +151,7 @@ func (t *writer) moving(r *assess.Report) {
 	title := false
 	for i := range r.Services {
 		s := &r.Services[i]
-		if !moves(s) && !s.Answer.Worth {
+		if !moves(s) {
 			continue
 		}
 		if !title {
@@ -161,11 +161,8 @@ func (t *writer) moving(r *assess.Report) {
 		}
 		net := ""
 		option := chosen(s)
-		switch {
-		case option != nil:
+		if net = "taken along"; option != nil {
 			net = "net " + signed(option.Net.V) + " a year"
-		case moves(s):
-			net = "taken along"
 		}
 		t.line("%s%s", t.in(bold, left(line(s.Service), 55)), right(net, 22))
 		t.wrapped("  ", "    ", where(s.Now.Placement)+" → "+where(s.Proposed.Placement))
@@ -242,11 +239,14 @@ func agreement(r *assess.Report) string {
 	return line(text + ".")
 }
 
+// settled is said of what would deserve another way by itself, but not behind the roadmap's steps.
+const settled = "other steps do"
+
 func (t *writer) staying(r *assess.Report) {
 	title := false
 	for i := range r.Services {
 		s := &r.Services[i]
-		if moves(s) || s.Answer.Worth {
+		if moves(s) {
 			continue
 		}
 		if !title {
@@ -255,7 +255,10 @@ func (t *writer) staying(r *assess.Report) {
 			title = true
 		}
 		flip := "at no revenue"
-		if s.Answer.Flip != nil {
+		switch {
+		case s.Answer.Worth:
+			flip = settled
+		case s.Answer.Flip != nil:
 			flip = money(s.Answer.Flip.V)
 		}
 		t.line("  %s%s%s%s%s", left(line(s.Service), 22), right(share(s.Now.Availability.Share.V), 12), right(money(s.Now.Money.Loss.V), 10), right(money(s.Now.Money.Month.V), 10), right(flip, 24))

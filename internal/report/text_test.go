@@ -62,7 +62,7 @@ func TestExplain(t *testing.T) {
 		"shop.backup-restore.net":  {"getting there"},
 		"shop.warm-standby.rto":    {"promote"},
 		"shop.flip":                {"revenue"},
-		"fix.1.saves":              {"Birnbaum"},
+		"fix.1.saves":              {"computed anew"},
 		"plan.1.downtime":          {"today"},
 		"shop.proposed.structural": {"exact"},
 	} {
