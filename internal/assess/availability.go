@@ -323,5 +323,5 @@ func (v *evaluator) badYear(a *arrangement) (float64, error) {
 			sum[y] += m
 		}
 	}
-	return quantiles(sum, Money).P95, nil
+	return worst(sum), nil
 }

@@ -35,6 +35,7 @@ type spot struct {
 	at       []int
 	set      uint16      // the same for the same sites in any order: fault trees ask no more
 	servedBy uint16      // the same where the same sites serve in the same way: latencies ask no more
+	level    uint8       // of its pattern: its index in Patterns
 	carries  [][]float64 // [lost][site]: share of the service's cores in use
 	serves   [][]float64 // [lost][site]: share of its users
 }
@@ -139,7 +140,7 @@ func (h *shape) spotFor(p Placement) *spot {
 	if id, known := h.spotOf[key]; known {
 		return h.spots[id]
 	}
-	s := &spot{Placement: p, id: uint16(len(h.spots))}
+	s := &spot{Placement: p, id: uint16(len(h.spots)), level: uint8(rank(p.Pattern))}
 	for _, name := range p.Sites {
 		s.at = append(s.at, h.site[name])
 	}

@@ -191,12 +191,12 @@ func (v *evaluator) outcome(a *arrangement, service int, id string, book Book) (
 		return o, err
 	}
 	times, costs := v.years(a, service, ways, v.overload(a, service))
-	seconds := quantiles(times, Duration).P95
+	seconds := worst(times)
 	o.Availability.BadYear = book.Note(Derivation{ID: id + ".bad-year", What: "time without " + o.Service + " in the worst of twenty years", Value: seconds, Unit: Duration,
 		Parts:  []Part{{"in the mean", o.Availability.Downtime.V, Duration, o.Availability.Downtime.ID}},
 		Method: "95th percentile of 2000 years drawn: a Poisson number of each interruption, exponential outages, drawn recoveries"})
 	o.Latency = v.latency(a, service, id, book)
-	if o.Money, err = v.bill(a, service, quantiles(costs, Money).P95, id, book); err != nil {
+	if o.Money, err = v.bill(a, service, worst(costs), id, book); err != nil {
 		return o, err
 	}
 	o.Impossible, o.Short = v.refusals(a, service, &o)
