@@ -144,9 +144,12 @@ func (c change) terms(currency string) string {
 		return amount(v) + more
 	}
 	text := signed(c.saves, " "+currency+" of loss a year less", " "+currency+" of loss a year more")
-	if c.once > 0 {
+	switch {
+	case c.once > 0:
 		text += ", for " + amount(c.once) + " at once and "
-	} else {
+	case c.month < 0:
+		text += ", and "
+	default:
 		text += ", for "
 	}
 	return text + signed(c.month, " a month more", " a month less")

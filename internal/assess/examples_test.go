@@ -40,11 +40,28 @@ func shipped(t *testing.T, name string, change ...string) *Estate {
 	return e
 }
 
+// assessments are of examples as they are, each made once.
+var assessments struct {
+	sync.Mutex
+	of map[string]*Report
+}
+
 func assessedExample(t *testing.T, name string, change ...string) *Report {
 	t.Helper()
+	assessments.Lock()
+	defer assessments.Unlock()
+	if r := assessments.of[name]; r != nil && len(change) == 0 {
+		return r
+	}
 	r, err := Assess(shipped(t, name, change...), Options{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if assessments.of == nil {
+		assessments.of = map[string]*Report{}
+	}
+	if len(change) == 0 {
+		assessments.of[name] = r
 	}
 	return r
 }
@@ -135,5 +152,137 @@ func TestExampleOfCorrelation(t *testing.T) {
 		if strings.HasPrefix(f.Event, "substation") && slices.Contains(f.Services, "booking") {
 			t.Errorf("with a feed each, booking still hangs on one: %+v", f)
 		}
+	}
+}
+
+// Living through years agrees with the expected downtime, as things are and as they are proposed.
+func TestLivingAgreesOnExamples(t *testing.T) {
+	t.Parallel()
+	for file, services := range map[string][]string{
+		"one-data-centre.yaml": {"shop"}, "two-zones.yaml": {"booking", "billing"}, "public-cloud.yaml": {"shop"}, "travel-tickets.yaml": {"booking", "trips", "places"},
+	} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			e := shipped(t, file)
+			v := newEvaluator(e)
+			proposed := Plan{}
+			for _, s := range assessedExample(t, file).Services {
+				proposed[s.Service] = s.Proposed.Placement
+			}
+			for _, a := range []*arrangement{v.today, v.arrange(proposed)} {
+				for _, name := range services {
+					b, err := v.brief(a, v.service[name])
+					if err != nil {
+						t.Fatal(err)
+					}
+					expected := b.downtime - v.overload(a, v.service[name]).unserved
+					est, err := Live(e, v.plan(a), name, 1000)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if expected < .98*est.Low || expected > 1.02*est.High {
+						t.Errorf("%s as %s: %.0f s a year expected; %+v", name, v.spot(a, v.service[name]).Placement, expected, est)
+					}
+				}
+			}
+		})
+	}
+}
+
+// One data centre: no second site pays, and what exists once is what to mend.
+func TestExampleOneDataCentre(t *testing.T) {
+	t.Parallel()
+	r := assessedExample(t, "one-data-centre.yaml")
+	for _, s := range r.Services {
+		if s.Answer.Worth {
+			t.Errorf("%s: %+v", s.Service, s.Answer)
+		}
+	}
+	once := map[string]bool{}
+	for _, f := range r.Fixes[:4] {
+		once[f.Event] = len(f.Services) == len(r.Services) || f.Event == "bad release"
+	}
+	if !once["chiller"] || !once["duct"] || !once["feed"] || r.Fixes[0].Event != "chiller" {
+		t.Errorf("to mend: %v", once)
+	}
+	if w := r.of("shop").Wanted; *w.Availability > .9985 || r.of("shop").Now.Availability.Share.V > *w.Availability {
+		t.Errorf("the shop has what is wanted: %v", r.of("shop").Now.Availability.Share.V)
+	}
+}
+
+// A public cloud: a second zone for a service whose callees are in one buys nothing; the region is what zones share.
+func TestExamplePublicCloud(t *testing.T) {
+	t.Parallel()
+	r := assessedExample(t, "public-cloud.yaml")
+	shop := r.of("shop")
+	if !shop.Answer.Worth || shop.Answer.Placement.Pattern != Single || !strings.Contains(shop.Answer.Text, "would do with less") {
+		t.Errorf("the shop: %+v", shop.Answer)
+	}
+	if o := shop.with(SameCity); len(o.Along) != 4 || o.Net.V > 0 || o.Outcome.Availability.Downtime.V > .8*shop.Now.Availability.Downtime.V {
+		t.Errorf("with all that it needs: %+v", o)
+	}
+	if !slices.ContainsFunc(r.Fixes, func(f Fix) bool { return f.Event == "region" && len(f.Services) == len(r.Services) }) {
+		t.Errorf("the region: %+v", r.Fixes)
+	}
+	hall := assessedExample(t, "one-data-centre.yaml")
+	if len(hall.Services) != len(r.Services) {
+		t.Errorf("%d and %d services", len(hall.Services), len(r.Services))
+	}
+	for _, s := range r.Services { // the comparison rests on it
+		a, b := shipped(t, "public-cloud.yaml").Services[s.Service], shipped(t, "one-data-centre.yaml").Services[s.Service]
+		if b == nil || a.Revenue.Minute.Mean() != b.Revenue.Minute.Mean() || a.Demand.Cores.Mean() != b.Demand.Cores.Mean() || len(a.Calls) != len(b.Calls) {
+			t.Errorf("%s is not the same in both files", s.Service)
+		}
+	}
+}
+
+// Tickets: forty services, and a different answer for each kind of them.
+func TestExampleTravelTickets(t *testing.T) {
+	t.Parallel()
+	r := assessedExample(t, "travel-tickets.yaml")
+	if len(r.Services) != 40 {
+		t.Errorf("%d services", len(r.Services))
+	}
+	patterns, stay := map[Pattern]int{}, 0
+	for _, s := range r.Services {
+		if s.Proposed.Placement.key() == s.Now.Placement.key() {
+			stay++
+			continue
+		}
+		patterns[s.Proposed.Placement.Pattern]++
+		if slices.Contains(s.Proposed.Placement.Sites, "sh") && !slices.Contains(s.Now.Placement.Sites, "sh") {
+			t.Errorf("%s is proposed in Shanghai, which is full: %s", s.Service, s.Proposed.Placement)
+		}
+	}
+	if stay != 11 || patterns[Partitioned] != 5 || patterns[SameCity] != 2 || patterns[PilotLight] < 15 {
+		t.Errorf("%d stay; %v", stay, patterns)
+	}
+	for service, want := range map[string]Pattern{"trips": Partitioned, "order": Partitioned, "session": Partitioned, "reviews": Partitioned, "recommendation": Partitioned, "places": SameCity, "hotel-gateway": SameCity,
+		"booking": PilotLight, "seat-lock": PilotLight, "flight-shop": PilotLight, "rail-shop": PilotLight, "hotel-shop": PilotLight, "analytics": Single, "invoicing": Single, "risk": Single, "loyalty": Single} {
+		if p := r.of(service).Proposed.Placement.Pattern; p != want {
+			t.Errorf("%s is proposed as %s; want %s", service, p, want)
+		}
+	}
+	for _, p := range []Pattern{OneWriter, Partitioned} {
+		if o := r.of("booking").with(p); !o.refused("latency-budget") {
+			t.Errorf("booking as %s: %+v", p, o.Outcome.Impossible)
+		}
+	}
+	if !r.of("trips").with(OneWriter).refused("latency-budget") || !strings.Contains(r.of("places").Answer.Purpose, "capacity") {
+		t.Errorf("trips: %+v\nplaces: %+v", r.of("trips").with(OneWriter).Outcome.Impossible, r.of("places").Answer)
+	}
+	for _, s := range r.Sites {
+		if s.CanTakeOver != (s.Site == "cloud") || s.Site == "sh" && !strings.Contains(s.Text, "capacity, not disaster recovery") {
+			t.Errorf("%s: %+v", s.Site, s)
+		}
+	}
+	// The page speaks of these steps by their numbers.
+	for i, want := range map[int]string{1: "recommendation", 2: "places", 3: "hotel-gateway", 9: "trips"} {
+		if s := r.Roadmap[i]; !s.Worth || !strings.HasPrefix(s.Text, want+" to ") {
+			t.Errorf("step %d: %s", i+1, s.Text)
+		}
+	}
+	if r.Fixes[0].Event != "bj-core" || r.Proposed.Loss > .6*r.Today.Loss || r.Proposed.CostMonth > 1.05*r.Today.CostMonth {
+		t.Errorf("%+v\n%+v\n%+v", r.Fixes[0], r.Today, r.Proposed)
 	}
 }

@@ -50,7 +50,7 @@ func (v *evaluator) trace(r *Report, steps []*arrangement) error {
 		for _, name := range f.Services {
 			parts = append(parts, Part{Name: "of the loss of " + name, Value: r.Book[name+".loss"].Value, Unit: Money, ID: name + ".loss"})
 		}
-		r.Book.Note(Derivation{ID: fmt.Sprintf("fix.%d.saves", i+1), What: "loss a year that is gone if " + f.Event + " never fails again", Value: f.Saves, Unit: Money,
+		r.Book.Note(Derivation{ID: fmt.Sprintf("fix.%d.saves", i+1), What: "loss a year that is gone if " + f.Event + " never failed again", Value: f.Saves, Unit: Money,
 			Method: "all losses − all losses if it never failed, everything computed anew", Parts: parts})
 		r.Book.Note(Derivation{ID: fmt.Sprintf("fix.%d.share", i+1), What: "share of the downtime of all services that " + f.Event + " causes alone", Value: f.Share, Unit: Ratio,
 			Method: "1 − downtime of all services if it never failed, everything computed anew ÷ downtime of all services"})

@@ -74,7 +74,11 @@ func (v *evaluator) option(service int, c *candidate, book Book) (Option, error)
 		}
 		o.Along = append(o.Along, v.services[i])
 		if len(o.Outcome.Impossible) == 0 && !v.possible(c.to, []int{i}) {
-			o.Outcome.Impossible = append(o.Outcome.Impossible, Refusal{Rule: "along", Text: fmt.Sprintf("%s, which would have to come along, cannot run at %s", v.services[i], v.spot(c.to, i).Placement)})
+			why := "its answers would take too long"
+			if refused, _ := v.refusals(c.to, i, &Outcome{}); len(refused) > 0 {
+				why = refused[0].Text
+			}
+			o.Outcome.Impossible = append(o.Outcome.Impossible, Refusal{Rule: "along", Text: fmt.Sprintf("%s would have to come along, as %s: %s", v.services[i], v.spot(c.to, i).Placement, why)})
 		}
 	}
 	x := c.change

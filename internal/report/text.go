@@ -178,7 +178,7 @@ func (t *writer) moving(r *assess.Report) {
 			t.wrapped("  ", "    ", "on its own: "+s.Answer.Text)
 		}
 		if s.Answer.Worth && s.Answer.Flip != nil {
-			t.line("  not worth it below %s %s of revenue a minute; for %s", money(s.Answer.Flip.V), line(r.Currency), line(s.Answer.Purpose))
+			t.wrapped("  ", "    ", fmt.Sprintf("not worth it below %s %s of revenue a minute; for %s", money(s.Answer.Flip.V), line(r.Currency), line(s.Answer.Purpose)))
 		}
 		for _, reason := range s.Answer.Reasons {
 			if s.Answer.Worth {
