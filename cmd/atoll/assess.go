@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -148,6 +149,7 @@ func assessed(log io.Writer, file string, o assess.Options) (*assess.Report, err
 		what += ", with simulation"
 	}
 	stop := progress(log, what)
+	debug.SetGCPercent(400) // short-lived, and small beside what it throws away
 	r, err := assess.Assess(e, o)
 	stop()
 	if err != nil {

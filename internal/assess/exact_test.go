@@ -3,6 +3,7 @@ package assess
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -103,6 +104,25 @@ func TestACalleeAtOneSiteHoldsItsCallersDown(t *testing.T) {
 	for _, id := range []string{"shop.structural", "shop.downtime", "shop.availability", "shop.losses"} {
 		if d := book[id]; d.Method == "" || d.What == "" || len(d.Inputs)+len(d.Parts) == 0 {
 			t.Errorf("%s has no derivation: %+v", id, d)
+		}
+	}
+}
+
+// What is found without sorting is what sorting would have found, repeated values among it.
+func TestWorst(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 1))
+	for range 500 {
+		values := make([]float64, 1+r.IntN(300))
+		for i := range values {
+			if values[i] = r.Float64(); r.IntN(3) == 0 {
+				values[i] = float64(r.IntN(3))
+			}
+		}
+		want := quantiles(slices.Clone(values), Duration).P95
+		if got := worst(values); got != want {
+			t.Fatalf("seed %d: %v; want %v of %d", seed, got, want, len(values))
 		}
 	}
 }

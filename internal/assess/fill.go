@@ -115,7 +115,7 @@ func (e *Estate) fill() {
 	}
 	e.fillRecovery()
 	p := &e.Prices
-	orElse(&p.HourLabour, Money, "prices.recovery_hour", 100, 300, 1000)
+	orElse(&p.HourLabour, Money, "prices.recovery_hour", 20, 60, 200)
 }
 
 func (s *Service) fill(path string) {

@@ -209,7 +209,7 @@ type Prices struct {
 	NearGB     Number `yaml:"same_city_gb" unit:"money"`  // a GB between sites of one city
 	FarGB      Number `yaml:"cross_city_gb" unit:"money"` // and between cities
 	Person     Number `yaml:"person_month" unit:"money"`
-	HourLabour Number `yaml:"recovery_hour" unit:"money"` // people, per hour of an outage
+	HourLabour Number `yaml:"recovery_hour" unit:"money"` // people, for each service and hour that it is out
 	// Work is how many person-months it takes to bring one service to a pattern, and PerYear how many a year to keep it
 	// there.
 	Work    map[Pattern]Number `yaml:"work_months" unit:"count"`

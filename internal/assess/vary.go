@@ -47,12 +47,17 @@ func (x *variation) touches(v *evaluator, a *arrangement, service int) bool {
 	if x.loads && (v.base.loads(a).crowded || v.loads(a).crowded) {
 		return true
 	}
-	return x.touchesFailures(v, a, service) || x.touchesRecovery(v.spot(a, service).Pattern, service)
+	return x.touchesFailures(v, a, service) || slices.ContainsFunc(v.hard[service], func(m int) bool { return x.touchesRecovery(v.spot(a, m).Pattern, m) })
+}
+
+// touchesWrites tells whether what a service writes to others does.
+func (x *variation) touchesWrites(v *evaluator, service int) bool {
+	return x.latency && !x.quiet && x.service >= 0 && slices.Contains(v.hard[service], x.service)
 }
 
 // touchesFailures tells whether its interruptions do.
 func (x *variation) touchesFailures(v *evaluator, a *arrangement, service int) bool {
-	if x.restore && x.service == service || x.data || x.pattern != "" && x.pattern == v.spot(a, service).Pattern {
+	if x.restore && x.service == service || x.data || x.touchesWrites(v, service) || x.pattern != "" && x.pattern == v.spot(a, service).Pattern {
 		return true
 	}
 	if x.servers {
