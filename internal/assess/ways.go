@@ -20,6 +20,9 @@ const (
 // and Luby (1983): one is chosen by how often it happens, the rest is drawn as it happens. A state with n of the known
 // ways in it is drawn n/Σ P(way) times as often as it happens, so that weights cannot be large.
 //
+// What pilots miss is drawn too rarely to be seen, and the interval does not say so: on random estates that happened to
+// probabilities below 1e-15 only, which no clock can tell from never.
+//
 // Atoms that are alike, as servers of one group are, are counted instead of named: thousands of ways are one.
 type ways struct {
 	all    []wayDown
