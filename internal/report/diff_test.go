@@ -246,8 +246,8 @@ func TestDiffGates(t *testing.T) {
 			}
 		}
 	}
-	lost, err := (&DiffGate{id: "no-lost-verdict"}).Check(compared(t, "cloud_core_month: ~25", "cloud_core_month: ~2500"))
-	if none, _ := (&DiffGate{id: "no-lost-verdict"}).Check(same); err != nil || len(none) > 0 || len(lost) != 1 || !strings.Contains(lost[0], "shop: warm standby at dc1, cloud1 was worth it; now worth it from") {
+	lost, err := (&DiffGate{id: "no-lost-verdict"}).Check(compared(t, "person_month: 9k", "person_month: 900k"))
+	if none, _ := (&DiffGate{id: "no-lost-verdict"}).Check(same); err != nil || len(none) > 0 || len(lost) != 1 || !strings.Contains(lost[0], "shop: pilot light at dc1, cloud1 was worth it; now worth it from") {
 		t.Errorf("%q %q %v", none, lost, err)
 	}
 	for text, want := range map[string]string{"": "no-worse", "worse": "no-new-singles", "no-worse<=-5%": "no-worse<=+2%", "no-worse>=+5%": "no-worse<=+2%", "no-worse<=+5": "no-worse<=+2%", "no-worse<=+1%..2%": "no-worse<=+2%"} {
