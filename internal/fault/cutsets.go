@@ -18,15 +18,14 @@ type minimalKey struct {
 
 // minimal builds the family of a function's minimal cut sets.
 type minimal struct {
-	d        *diagram // the function's
-	z        *diagram // the family's
-	coherent bool
-	memo     map[minimalKey]ref
+	d    *diagram // the function's
+	z    *diagram // the family's
+	memo map[minimalKey]ref
 }
 
 // of is Rauzy's decomposition: sets without the variable are the minimal ones of lo; those with it are the minimal
-// ones of hi that need it, which none of lo's makes needless. In a tree that says "not", a positive event may also
-// stand idle, so that hi's part is of hi or lo.
+// ones of hi that none of lo's makes needless. It holds in trees that say "not" too, where a positive event may stand
+// idle and those with the variable are of hi or lo: what lo adds to them is what lo's sets make needless.
 func (m *minimal) of(f ref, budget int) ref {
 	if f == zero || f == one {
 		return f
@@ -39,14 +38,11 @@ func (m *minimal) of(f ref, budget int) ref {
 	low := m.of(n.lo, budget)
 	high := zero
 	if budget > 0 {
-		with, less := n.hi, budget
-		if !m.coherent {
-			with = m.d.or(n.hi, n.lo)
-		}
+		less := budget
 		if budget != noBudget {
 			less--
 		}
-		high = m.z.without(m.of(with, less), low)
+		high = m.z.without(m.of(n.hi, less), low)
 	}
 	out := m.z.mk(n.level, high, low)
 	m.memo[key] = out
@@ -56,8 +52,7 @@ func (m *minimal) of(f ref, budget int) ref {
 // cutSets fills in all that a result says of cut sets.
 func (c *compiled) cutSets(res *Result, o Options) (err error) {
 	defer caught(&err)
-	c.d.limit = max(c.d.limit, o.MaxNodes) // a tree that says "not" grows further
-	m := &minimal{d: c.d, z: newDiagram(true, o.MaxNodes), coherent: !c.nonCoherent, memo: map[minimalKey]ref{}}
+	m := &minimal{d: c.d, z: newDiagram(true, o.MaxNodes), memo: map[minimalKey]ref{}}
 	budget := noBudget
 	if o.MaxOrder > 0 {
 		budget = o.MaxOrder
