@@ -45,9 +45,19 @@ func Analyse(m *Model, o Options) (res Result, err error) {
 	if err != nil {
 		return res, err
 	}
-	res.Probability, res.Nodes, res.NonCoherent = c.d.probability(c.root, c.p), len(c.d.nodes)-2, c.nonCoherent
+	res.Nodes, res.NonCoherent = len(c.d.nodes)-2, c.nonCoherent
+	if res.Unknown = c.unknown(); len(res.Unknown) > 0 {
+		res.Probability, res.Frequency = math.NaN(), math.NaN()
+		return res, c.cutSets(&res, o)
+	}
+	res.Probability = c.d.probability(c.root, c.p)
 	c.importance(&res)
 	return res, c.cutSets(&res, o)
+}
+
+// unknown lists the events below the top that have no probability.
+func (c *compiled) unknown() []string {
+	return slices.DeleteFunc(slices.Sorted(slices.Values(c.names)), func(name string) bool { return !c.model.Events[name].Unknown })
 }
 
 // Probability computes only the probability of the top event, and how often it begins.

@@ -68,17 +68,30 @@ func (c *compiled) cutSets(res *Result, o Options) (err error) {
 	for _, n := range sets.ByOrder {
 		sets.Total += n
 	}
-	res.RareEventSum = m.z.sumOfProducts(root, c.p)
+	p := c.p
+	if len(res.Unknown) > 0 { // sets are then listed by their order
+		p = make([]float64, len(c.p))
+		for i := range p {
+			p[i] = 1
+		}
+	}
+	res.RareEventSum = m.z.sumOfProducts(root, p)
 	res.UpperBound = math.NaN()
 	if sets.Total <= everySet {
 		best := &probable{most: o.MaxSets}
 		bound := 0.0 // of the logarithm of Π(1−P)
-		m.z.each(root, c.p, func(levels []uint32, p float64) {
+		m.z.each(root, p, func(levels []uint32, p float64) {
 			bound += math.Log1p(-p)
 			best.offer(levels, p)
 		})
 		res.UpperBound = -math.Expm1(bound)
 		sets.Sets = best.sets(c.names)
+	}
+	if len(res.Unknown) > 0 {
+		res.RareEventSum, res.UpperBound = math.NaN(), math.NaN()
+		for i := range sets.Sets {
+			sets.Sets[i].Probability = math.NaN()
+		}
 	}
 	return nil
 }
