@@ -45,6 +45,9 @@ probability, rare_event_sum, upper_bound, cut_sets {total, by_order, max_order, 
 			stop := progress(cmd.ErrOrStderr(), fmt.Sprintf("analysing %d gates and %d events", len(m.Gates), len(m.Events)))
 			r, err := fault.Analyse(m, fault.Options{MaxOrder: order, MaxSets: listedSets})
 			stop()
+			if errors.Is(err, fault.ErrTooLarge) {
+				return fmt.Errorf("analyse %s: %w; a truncation may still find its small cut sets: %s", args[0], err, truncation(order))
+			}
 			if err != nil {
 				return fmt.Errorf("analyse %s: %w", args[0], err)
 			}
@@ -60,6 +63,14 @@ probability, rare_event_sum, upper_bound, cut_sets {total, by_order, max_order, 
 	f.IntVar(&order, "max-order", 0, "leave out cut sets of more events than this (default: none)")
 	f.Float64Var(&mission, "mission-time", 0, "for times to failure, in the unit of the model's rates (default: 8760)")
 	return cmd
+}
+
+// truncation says which one to ask for.
+func truncation(tried int) string {
+	if tried > 1 {
+		return fmt.Sprintf("--max-order %d", tried-1)
+	}
+	return "--max-order 3"
 }
 
 func loadTree(paths []string, o fault.ReadOptions) (*fault.Model, error) {

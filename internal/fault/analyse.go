@@ -2,6 +2,7 @@ package fault
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -41,7 +42,12 @@ func Analyse(m *Model, o Options) (res Result, err error) {
 	if err := named.Check(); err != nil {
 		return res, err
 	}
-	c, err := compile(named.expand(), o.MaxNodes)
+	m = named.expand()
+	circuit := newCircuit(m)
+	c, err := compile(m, circuit, o.MaxNodes)
+	if errors.Is(err, ErrTooLarge) && o.MaxOrder > 0 && o.MaxOrder <= maxTruncation && len(circuit.events) <= maxVariables {
+		return analyseWithout(m, circuit, o, err)
+	}
 	if err != nil {
 		return res, err
 	}
@@ -55,6 +61,20 @@ func Analyse(m *Model, o Options) (res Result, err error) {
 	return res, c.cutSets(&res, o)
 }
 
+// analyseWithout finds the cut sets up to an order where the diagram of the probability is too large.
+func analyseWithout(m *Model, circuit *circuit, o Options, tooLarge error) (res Result, err error) {
+	c, root, err := circuit.truncate(m, o.MaxOrder, o.MaxNodes)
+	if errors.Is(err, errNonCoherent) {
+		return res, tooLarge
+	}
+	if err != nil {
+		return res, err
+	}
+	res.Probability, res.Frequency, res.OnlyCutSets, res.Unknown = math.NaN(), math.NaN(), true, c.unknown()
+	c.family(c.d, root, &res, o)
+	return res, nil
+}
+
 // unknown lists the events below the top that have no probability.
 func (c *compiled) unknown() []string {
 	return slices.DeleteFunc(slices.Sorted(slices.Values(c.names)), func(name string) bool { return !c.model.Events[name].Unknown })
@@ -65,7 +85,8 @@ func Probability(m *Model) (p, frequency float64, err error) {
 	if err := m.Check(); err != nil {
 		return 0, 0, err
 	}
-	c, err := compile(m.expand(), defaultNodes)
+	m = m.expand()
+	c, err := compile(m, newCircuit(m), defaultNodes)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -20,8 +20,7 @@ type compiled struct {
 }
 
 // compile tries orders of the variables with few nodes, then the ones that came furthest with more.
-func compile(m *Model, limit int) (*compiled, error) {
-	circuit := newCircuit(m)
+func compile(m *Model, circuit *circuit, limit int) (*compiled, error) {
 	if n := len(circuit.events); n > maxVariables {
 		return nil, fmt.Errorf("%w: %d basic events are below the top event; at most %d are analysed", ErrTooLarge, n, maxVariables)
 	}
@@ -42,7 +41,7 @@ func compile(m *Model, limit int) (*compiled, error) {
 			return nil, err
 		}
 		slices.SortStableFunc(attempts, func(a, b attempt) int { return cmp.Compare(b.came, a.came) })
-		attempts = attempts[:min(len(attempts), max(2, len(attempts)/2))]
+		attempts = attempts[:max(1, len(attempts)/2)]
 	}
 }
 

@@ -105,7 +105,7 @@ func (c *compiled) family(z *diagram, root ref, res *Result, o Options) {
 	if sets.Total <= everySet {
 		bound := 0.0 // of the logarithm of Π(1−P)
 		z.each(root, p, func(p float64) { bound += math.Log1p(-p) })
-		res.UpperBound = -math.Expm1(bound)
+		res.UpperBound = 0 - math.Expm1(bound)
 	}
 }
 

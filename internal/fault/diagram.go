@@ -44,7 +44,7 @@ type cached struct {
 	out  ref
 }
 
-type operation uint8
+type operation uint16
 
 const (
 	opNone operation = iota
@@ -53,6 +53,9 @@ const (
 	opXor
 	opNot
 	opWithout
+	opUnion
+	opProduct operation = 1 << 8 // plus a budget
+	opUpTo    operation = 2 << 8 // plus a budget
 )
 
 // overflow is thrown by mk through the recursion and caught where the analysis begins: the one non-local exit.

@@ -7,7 +7,8 @@
 // model exchange format; a [Network] becomes a model by its paths.
 //
 // It guarantees exact answers or an error: a model that outgrows its node limit is refused with ErrTooLarge, never
-// approximated in silence. A truncation is asked for by name (Options.MaxOrder) and stated in the result.
+// approximated in silence. A truncation is asked for by name (Options.MaxOrder) and stated in the result; it finds the
+// cut sets also where the probability is out of reach, and then gives no probability (Result.OnlyCutSets).
 //
 // Everything is pure: no clock, no file, no randomness.
 package fault
@@ -93,6 +94,7 @@ type Result struct {
 	Importance   []Importance // by falling Birnbaum × probability
 	NonCoherent  bool         // the tree says "not" somewhere: cut sets are those of positive events only
 	Nodes        int          // of the probability's diagram
+	OnlyCutSets  bool         // the diagram outgrew its limit: cut sets up to MaxOrder are known, the probability is NaN
 	Unknown      []string     // events without a probability: then only cut sets are known, and each number is NaN
 }
 

@@ -21,6 +21,7 @@ type FaultAnalysis struct {
 	Importance   []Importance `json:"importance"`
 	NonCoherent  bool         `json:"non_coherent,omitempty"` // the tree says "not": cut sets are of positive events only
 	Nodes        int          `json:"diagram_nodes"`
+	OnlyCutSets  bool         `json:"only_cut_sets,omitempty"`       // the model is too large for its probability
 	Unknown      []string     `json:"without_probability,omitempty"` // events: only cut sets are known then
 }
 
@@ -84,7 +85,7 @@ func cutSets(s fault.CutSets) CutSets {
 // Faults makes the answer about a fault tree out of its analysis.
 func Faults(m *fault.Model, r fault.Result) FaultAnalysis {
 	out := FaultAnalysis{Title: m.Title, Top: m.Top, Probability: finite(r.Probability), RareEventSum: finite(r.RareEventSum), UpperBound: finite(r.UpperBound),
-		CutSets: cutSets(r.CutSets), Importance: []Importance{}, NonCoherent: r.NonCoherent, Nodes: r.Nodes, Unknown: r.Unknown}
+		CutSets: cutSets(r.CutSets), Importance: []Importance{}, NonCoherent: r.NonCoherent, Nodes: r.Nodes, OnlyCutSets: r.OnlyCutSets, Unknown: r.Unknown}
 	if f := finite(r.Frequency); f != nil && *f != 0 {
 		out.Frequency = f
 	}
@@ -106,6 +107,11 @@ func (a *FaultAnalysis) Text(w io.Writer, color bool) error {
 	t.line("%s", t.in(bold, shorten(line("top event "+a.Top), width)))
 	if a.Probability != nil {
 		t.line("  probability      %.10g (exact)", *a.Probability)
+	}
+	if a.OnlyCutSets {
+		t.wrapped("  probability      ", "                   ", "not known: the model is too large for it; the cut sets are complete up to their truncation")
+	}
+	if a.RareEventSum != nil {
 		t.line("  rare-event sum   %.10g", *a.RareEventSum)
 	}
 	if n := len(a.Unknown); n > 0 {
