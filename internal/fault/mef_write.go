@@ -46,7 +46,9 @@ func WriteMEF(w io.Writer, m *Model) error {
 		if label := m.Events[name].Label; label != "" || out.name(name) != name {
 			out.line(3, "<label>%s</label>", escaped(strings.TrimSpace(name+" "+label)))
 		}
-		out.line(3, `<float value="%s"/>`, number(m.Events[name].Probability))
+		if !m.Events[name].Unknown {
+			out.line(3, `<float value="%s"/>`, number(m.Events[name].Probability))
+		}
 		out.line(2, "</define-basic-event>")
 	}
 	out.line(1, "</define-fault-tree>")

@@ -45,7 +45,7 @@ func browser(t *testing.T) context.Context {
 	all, cancel := chromedp.NewExecAllocator(context.Background(), flags...)
 	t.Cleanup(cancel)
 	ctx, cancelTab := chromedp.NewContext(all)
-	stuck := time.AfterFunc(120*time.Second, cancel)
+	stuck := time.AfterFunc(240*time.Second, cancel)
 	t.Cleanup(func() { stuck.Stop() })
 	t.Cleanup(func() {
 		if err := chromedp.Cancel(ctx); err != nil { // waits until the browser has gone: it writes to its profile until then
@@ -129,7 +129,7 @@ func prefer(scheme string) chromedp.Action[chromedp.Void] {
 // a folder for pictures.
 func TestPageInABrowser(t *testing.T) {
 	t.Parallel()
-	reports := map[string]*assess.Report{"small": assessed(t, "../assess/testdata/small.yaml"), "wide": wide(t)}
+	reports := map[string]*assess.Report{"small": assessed(t, "../assess/testdata/small.yaml"), "wide": wide(t), "tickets": assessed(t, "../../examples/estates/travel-tickets.yaml")}
 	ctx := browser(t)
 	shots := os.Getenv("ATOLL_SCREENSHOTS")
 	dir := cmp.Or(shots, t.TempDir())
@@ -147,7 +147,7 @@ func TestPageInABrowser(t *testing.T) {
 		}
 		for _, width := range []int64{1280, 390} {
 			do(t, ctx, name, chromedp.EmulateViewport(width, 900), prefer("light"), chromedp.Navigate("file://"+file))
-			if name == "wide" { // its appendix is that of the small one
+			if name != "small" { // their appendices are like that of the small one
 				do(t, ctx, "no appendix", chromedp.Evaluate[chromedp.Void](`document.getElementById("appendix").hidden = true`))
 			}
 			look := fmt.Sprintf("assess-%s-%d", name, width)
