@@ -95,6 +95,7 @@ type RandomStep struct {
 	EndedMS int64   `json:"ended_ms"`
 	Outcome string  `json:"outcome,omitempty"`
 	LeftOut string  `json:"left_out,omitempty"`
+	Healing string  `json:"healing_failed,omitempty"` // which the recovery mended
 }
 
 func newRandomReport(o *RandomOptions) *RandomReport {
@@ -116,7 +117,7 @@ func (r *RandomReport) add(e *episode) {
 	for i := range e.steps {
 		p := &e.steps[i]
 		out.Steps = append(out.Steps, RandomStep{What: p.what(), AtS: p.At.Seconds(), Kind: p.Do, BeganMS: p.began.Sub(e.loaded[0]).Milliseconds(),
-			EndedMS: p.ended.Sub(e.loaded[0]).Milliseconds(), Outcome: p.outcome, LeftOut: p.leftOut})
+			EndedMS: p.ended.Sub(e.loaded[0]).Milliseconds(), Outcome: p.outcome, LeftOut: p.leftOut, Healing: p.unhealed})
 		switch {
 		case p.leftOut != "":
 			r.LeftOut++
