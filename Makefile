@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 PLANT ?=
 POOLER ?=
-LAB = $(BIN)/atoll lab random --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(SITES),--sites $(SITES)) $(if $(WORKLOAD),--workload $(WORKLOAD))
+LAB = $(BIN)/atoll lab random --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(SITES),--sites $(SITES)) $(if $(WORKLOAD),--workload $(WORKLOAD)) $(FLAGS)
 SHORT_SEEDS := 2,87,541
 SHORT_SEEDS_THREE := 69
 TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))

@@ -196,7 +196,30 @@ func (r *RandomReport) replay(s Seed) string {
 	if len(r.Environment.Planted) > 0 {
 		more += " PLANT=" + r.Environment.Planted[0]
 	}
+	if flags := r.options.flags(); flags != "" {
+		more += fmt.Sprintf(" FLAGS=%q", flags)
+	}
 	return fmt.Sprintf("make lab-replay SEED=%s%s RUNS=5", s, more)
+}
+
+// flags are those of the command line that are not as they are by themselves, and that a schedule or its course depends on.
+func (o *RandomOptions) flags() string {
+	var out []string
+	usual := Options{}
+	usual.setDefaults()
+	if o.NoWitness {
+		out = append(out, "--no-witness")
+	}
+	if o.Gateways != usual.Gateways {
+		out = append(out, fmt.Sprintf("--gateways %d", o.Gateways))
+	}
+	if o.RTT != usual.RTT {
+		out = append(out, fmt.Sprintf("--rtt %v", o.RTT))
+	}
+	if o.Pooler != usual.Pooler {
+		out = append(out, "--pooler "+o.Pooler)
+	}
+	return strings.Join(out, " ")
 }
 
 func (r *RandomReport) endRun(ok bool, took time.Duration) {
