@@ -4,11 +4,14 @@ SHELL := /bin/bash
 
 PLANT ?=
 POOLER ?=
+LAB = $(BIN)/atoll lab random --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(SITES),--sites $(SITES)) $(if $(WORKLOAD),--workload $(WORKLOAD)) $(FLAGS)
+SHORT_SEEDS := 2,87,541
+SHORT_SEEDS_THREE := 69
 TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults help build demo demo-pgbench bench-fence check test test-matrix fuzz clean tools
+.PHONY: test-faults help build demo demo-pgbench bench-fence lab-short lab-long lab-replay check test test-matrix fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +30,17 @@ demo-pgbench: tools build ## pgbench's bank, adopted under its clients, moved an
 
 bench-fence: tools build ## what the fence costs, with and without it in turns; report in out/bench-fence.json
 	$(BIN)/atoll lab bench-fence --out out
+
+lab-short: tools build ## a few random schedules of faults and switches at two and three sites, always the same; report in out/lab-random.json
+	@echo "seeds at two sites: $(SHORT_SEEDS); at three: $(SHORT_SEEDS_THREE)"
+	$(LAB) --seed $(SHORT_SEEDS)
+	$(LAB) --sites 3 --no-witness --gateways 1 --out out/three --seed $(SHORT_SEEDS_THREE)
+
+lab-long: tools build ## random schedules for MINUTES (default 60), episode after episode of SEED (default 1), at SITES (default 2)
+	$(LAB) --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1)
+
+lab-replay: tools build ## one seed or episode again, RUNS times (default 5), with the rate of failures: SEED=7/12
+	$(LAB) --seed $(or $(SEED),$(error SEED is missing: write SEED=7 or SEED=7/12)) --runs $(or $(RUNS),5)
 
 check: ## format, vet, lint, import rules
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted (run gofmt -w):"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -134,7 +134,7 @@ func (r *random) noteHandovers(ctx context.Context, e *episode, ev *evidence) er
 			e.handovers = append(e.handovers, h)
 			continue
 		}
-		if h.Failover == nil || h.Outcome == "aborted" {
+		if h.Failover == nil || h.Outcome != "done" { // it was given up before it took anything
 			continue
 		}
 		f := failoverSeen{record: h, loss: lossIn(h, ev.Epochs)}
@@ -219,11 +219,6 @@ func (e *episode) checkRecovered() Check {
 		Looked: fmt.Sprintf("leases, links, handovers and tails, %.1f s after the last healing", e.settledAfter.Seconds())}
 	if e.stuck != nil {
 		c.found("%v", e.stuck)
-	}
-	for i := range e.steps {
-		if p := &e.steps[i]; p.unhealed != "" {
-			c.found("%s: its healing failed: %s", p.String(), p.unhealed)
-		}
 	}
 	return c
 }

@@ -45,7 +45,7 @@ type played struct {
 	began, ended time.Time
 	outcome      string // of a switch: done, aborted, refused, unknown
 	leftOut      string // why it could not be done
-	unhealed     string // what its healing said
+	unhealed     string // what its healing said; what it left, the recovery mends
 	owned        int    // lose-site: the buckets that went with it
 }
 
@@ -108,7 +108,7 @@ func (r *random) doFault(ctx context.Context, e *episode, p *played) {
 	f := r.d.fault(&p.planned)
 	if err := f.Inject(ctx); err != nil {
 		p.leftOut = err.Error()
-		p.unhealed = text(f.Heal(context.WithoutCancel(ctx))) // of what was begun
+		_ = f.Heal(context.WithoutCancel(ctx)) // of what was begun; the recovery mends the rest
 		return
 	}
 	r.screen.say("  %s", p.planned.String())
@@ -153,7 +153,8 @@ func (e *episode) faultsNow() string {
 // switchBound is for the operator's command: nobody waits longer for a switch under faults.
 const switchBound = 60 * time.Second
 
-// doSwitch moves buckets of some other site that has any to the new owner.
+// doSwitch moves buckets of some other site that has any to the new owner; where that has all of them already, to the
+// next site.
 func (r *random) doSwitch(ctx context.Context, p *played) {
 	ks := users
 	if p.Do == actCatalog {
@@ -164,10 +165,14 @@ func (r *random) doSwitch(ctx context.Context, p *played) {
 		p.leftOut = err.Error()
 		return
 	}
+	if len(owners) == 1 && len(owners[p.Site]) > 0 {
+		i := slices.Index(r.opts.Sites, p.Site)
+		p.Site = r.opts.Sites[(i+1)%len(r.opts.Sites)]
+	}
 	delete(owners, p.Site)
 	from := slices.Sorted(maps.Keys(owners))
 	if len(from) == 0 {
-		p.leftOut = fmt.Sprintf("%s owns all of it already", p.Site)
+		p.leftOut = "all of it is moving"
 		return
 	}
 	owned := owners[from[p.Draw%uint64(len(from))]].Buckets()

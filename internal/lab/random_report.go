@@ -16,21 +16,22 @@ import (
 
 // RandomReport is out/lab-random.json.
 type RandomReport struct {
-	OK          bool                   `json:"ok"`
-	Sites       int                    `json:"sites"`
-	Seeds       []Seed                 `json:"seeds"`
-	Workload    []string               `json:"workload"`
-	Runs        []RandomRun            `json:"runs"`
-	Requests    Counts                 `json:"requests"` // of the judged episodes
-	Reasons     map[string]int         `json:"failed_requests_by_reason"`
-	Handovers   RandomHandovers        `json:"handovers"`
-	Faults      map[act]int            `json:"faults"` // by kind, those that were brought about
-	LeftOut     int                    `json:"left_out"`
-	Checks      map[string]RandomCheck `json:"checks"`
-	Episodes    []RandomEpisode        `json:"episodes"`
-	Replay      string                 `json:"replay,omitempty"` // the command that plays the violation again
-	Environment Environment            `json:"environment"`
-	Seconds     float64                `json:"seconds"`
+	OK          bool              `json:"ok"`
+	Sites       int               `json:"sites"`
+	Seeds       []Seed            `json:"seeds"`
+	Workload    []string          `json:"workload"`
+	Runs        []RandomRun       `json:"runs"`
+	Requests    Counts            `json:"requests"` // of the judged episodes
+	Reasons     map[string]int    `json:"failed_requests_by_reason"`
+	Handovers   RandomHandovers   `json:"handovers"`
+	Faults      map[act]int       `json:"faults"` // by kind, those that were brought about
+	LeftOut     int               `json:"left_out"`
+	Checks      map[string]string `json:"checks"` // pass or fail
+	Details     []RandomCheck     `json:"check_details"`
+	Episodes    []RandomEpisode   `json:"episodes"`
+	Replay      string            `json:"replay,omitempty"` // the command that plays the violation again
+	Environment Environment       `json:"environment"`
+	Seconds     float64           `json:"seconds"`
 
 	began   time.Time
 	options *RandomOptions
@@ -68,6 +69,7 @@ type RandomHandovers struct {
 
 // RandomCheck is a check over all episodes.
 type RandomCheck struct {
+	Name     string   `json:"name"`
 	Claim    string   `json:"claim"`
 	Episodes int      `json:"episodes"` // in which there was something to look at
 	Violated int      `json:"violated"`
@@ -95,11 +97,12 @@ type RandomStep struct {
 	EndedMS int64   `json:"ended_ms"`
 	Outcome string  `json:"outcome,omitempty"`
 	LeftOut string  `json:"left_out,omitempty"`
+	Healing string  `json:"healing_failed,omitempty"` // which the recovery mended
 }
 
 func newRandomReport(o *RandomOptions) *RandomReport {
 	return &RandomReport{OK: true, Sites: len(o.Sites), Seeds: o.Seeds, Workload: o.Workload, Reasons: map[string]int{}, Faults: map[act]int{},
-		Checks: map[string]RandomCheck{}, Episodes: []RandomEpisode{}, began: time.Now(), options: o}
+		Checks: map[string]string{}, Details: []RandomCheck{}, Episodes: []RandomEpisode{}, began: time.Now(), options: o}
 }
 
 func (r *RandomReport) seedList() string {
@@ -116,7 +119,7 @@ func (r *RandomReport) add(e *episode) {
 	for i := range e.steps {
 		p := &e.steps[i]
 		out.Steps = append(out.Steps, RandomStep{What: p.what(), AtS: p.At.Seconds(), Kind: p.Do, BeganMS: p.began.Sub(e.loaded[0]).Milliseconds(),
-			EndedMS: p.ended.Sub(e.loaded[0]).Milliseconds(), Outcome: p.outcome, LeftOut: p.leftOut})
+			EndedMS: p.ended.Sub(e.loaded[0]).Milliseconds(), Outcome: p.outcome, LeftOut: p.leftOut, Healing: p.unhealed})
 		switch {
 		case p.leftOut != "":
 			r.LeftOut++
@@ -165,8 +168,11 @@ func (r *RandomReport) add(e *episode) {
 }
 
 func (r *RandomReport) addCheck(c *Check) {
-	sum := r.Checks[c.Name]
-	sum.Claim = c.Claim
+	i, seen := slices.BinarySearchFunc(r.Details, c.Name, func(d RandomCheck, name string) int { return strings.Compare(d.Name, name) })
+	if !seen {
+		r.Details = slices.Insert(r.Details, i, RandomCheck{Name: c.Name, Claim: c.Claim})
+	}
+	sum := &r.Details[i]
 	sum.Episodes++
 	sum.Violated += c.Violated
 	sum.Examples = append(sum.Examples, c.Examples...)
@@ -175,7 +181,7 @@ func (r *RandomReport) addCheck(c *Check) {
 		sum.Examples = append(sum.Examples, "could not be done: "+c.Error)
 	}
 	sum.Examples = sum.Examples[:min(len(sum.Examples), maxExamples)]
-	r.Checks[c.Name] = sum
+	r.Checks[c.Name] = map[bool]string{true: "pass", false: "fail"}[sum.Violated == 0]
 }
 
 // replay is the command that plays one episode again, five times.
@@ -190,7 +196,30 @@ func (r *RandomReport) replay(s Seed) string {
 	if len(r.Environment.Planted) > 0 {
 		more += " PLANT=" + r.Environment.Planted[0]
 	}
+	if flags := r.options.flags(); flags != "" {
+		more += fmt.Sprintf(" FLAGS=%q", flags)
+	}
 	return fmt.Sprintf("make lab-replay SEED=%s%s RUNS=5", s, more)
+}
+
+// flags are those of the command line that are not as they are by themselves, and that a schedule or its course depends on.
+func (o *RandomOptions) flags() string {
+	var out []string
+	usual := Options{}
+	usual.setDefaults()
+	if o.NoWitness {
+		out = append(out, "--no-witness")
+	}
+	if o.Gateways != usual.Gateways {
+		out = append(out, fmt.Sprintf("--gateways %d", o.Gateways))
+	}
+	if o.RTT != usual.RTT {
+		out = append(out, fmt.Sprintf("--rtt %v", o.RTT))
+	}
+	if o.Pooler != usual.Pooler {
+		out = append(out, "--pooler "+o.Pooler)
+	}
+	return strings.Join(out, " ")
 }
 
 func (r *RandomReport) endRun(ok bool, took time.Duration) {
@@ -210,9 +239,9 @@ func (r *RandomReport) endRun(ok bool, took time.Duration) {
 // failing names the checks that found something.
 func (r *RandomReport) failing() []string {
 	var out []string
-	for _, name := range slices.Sorted(maps.Keys(r.Checks)) {
-		if r.Checks[name].Violated > 0 {
-			out = append(out, name)
+	for _, c := range r.Details {
+		if c.Violated > 0 {
+			out = append(out, c.Name)
 		}
 	}
 	return out
@@ -260,13 +289,12 @@ func (r *RandomReport) text(s *screen) string {
 		line("  rate of failures: %d of %d runs", failed, len(r.Runs))
 	}
 	line("\n%s", s.paint(bold, "Checks, each episode by itself, from the databases and the clients' history"))
-	for _, name := range slices.Sorted(maps.Keys(r.Checks)) {
-		c := r.Checks[name]
+	for _, c := range r.Details {
 		word := s.paint(green, "pass ")
 		if c.Violated > 0 {
 			word = s.paint(red, "FAIL ")
 		}
-		line("  %s  %-12s %3d episodes  %s", word, name, c.Episodes, c.Claim)
+		line("  %s  %-12s %3d episodes  %s", word, c.Name, c.Episodes, c.Claim)
 		for _, example := range c.Examples {
 			line("                      - %s", example)
 		}

@@ -143,7 +143,7 @@ func draw(seed Seed, l layout) schedule {
 			}
 		}
 	}
-	for range 2 + d.IntN(4) {
+	for range 4 + d.IntN(5) {
 		s.Steps = append(s.Steps, d.move())
 	}
 	for range d.IntN(3) {
