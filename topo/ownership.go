@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/atollhq/atoll/internal/plant"
 )
 
 // OwnershipFormat is the version of the document's JSON form that this build writes and the highest it reads.
@@ -271,7 +273,11 @@ func (o Ownership) AbortMove(ks KeyspaceID, buckets Spans, id HandoverID) (Owner
 		if r.State != Moving || r.Handover != id {
 			return r, fmt.Errorf("buckets %d-%d do not move in handover %s", r.First, r.Last, id)
 		}
-		return Range{First: r.First, Last: r.Last, Owner: r.Owner, Epoch: r.Epoch + 1, State: Open, Cut: r.Cut}, nil
+		epoch := r.Epoch + 1
+		if plant.AbortKeepsEpoch {
+			epoch = r.Epoch
+		}
+		return Range{First: r.First, Last: r.Last, Owner: r.Owner, Epoch: epoch, State: Open, Cut: r.Cut}, nil
 	})
 }
 

@@ -48,7 +48,7 @@ func sqlParts(text string) []sqlPart {
 
 // fenceDigest tells versions of the fixed functions apart.
 func fenceDigest() string {
-	sum := sha256.Sum256([]byte(fenceSQL))
+	sum := sha256.Sum256([]byte(plantedSQL(fenceSQL)))
 	return hex.EncodeToString(sum[:8])
 }
 
@@ -84,7 +84,7 @@ func (g guard) function() string { return pgx.Identifier{"atoll", g.name}.Saniti
 // The server prepares every expression anew in each transaction, function by function, so few of both are what makes a
 // guard fast; RETURN of a variable is no expression. See docs/fence.md for what other forms cost.
 func guardsOf(t TableSpec, k fenceKeyspace, agentRole string) []guard {
-	lease := "pg_catalog.clock_timestamp() < pg_catalog.to_timestamp(pg_catalog.pg_sequence_last_value('atoll.lease'::regclass) * 0.001::float8)"
+	lease := plantedSQL("pg_catalog.clock_timestamp() < pg_catalog.to_timestamp(pg_catalog.pg_sequence_last_value('atoll.lease'::regclass) * 0.001::float8)")
 	pass := "IF current_user = " + sqlLiteral(agentRole) + " THEN\n    RETURN NULL;\n  END IF;"
 	one := func(row string) string {
 		return fmt.Sprintf(`
