@@ -31,9 +31,9 @@ check: ## format, vet, lint, import rules
 	go tool staticcheck ./...
 	go test -count=1 -run 'TestImportDirection|TestPackageNames' .
 
-test: ## all tests, with the race detector
+test: ## all tests, with the race detector; pictures of the assessment's page in out/screenshots
 	@bash scripts/install-tools browser
-	CGO_ENABLED=1 go test -race -timeout 15m ./...
+	ATOLL_SCREENSHOTS=$(CURDIR)/out/screenshots CGO_ENABLED=1 go test -race -timeout 20m ./...
 	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
 
 test-faults: tools ## the named faults on real sites, alone on the machine (RUN=TestStoreLeaderKilled plays one)
