@@ -8,7 +8,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults help build demo demo-pgbench check test test-matrix fuzz clean tools
+.PHONY: check-oracle test-faults help build demo demo-pgbench check test test-matrix fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ check: ## format, vet, lint, import rules
 	go vet ./...
 	go tool staticcheck ./...
 	go test -count=1 -run 'TestImportDirection|TestPackageNames' .
+
+check-oracle: ## the exact engine against SCRAM: shipped estates and random fault trees (TREES=300, SEED=n; Debian's package scram)
+	bash scripts/check-oracle
 
 test: ## all tests, with the race detector; pictures of the assessment's page in out/screenshots
 	@bash scripts/install-tools browser
