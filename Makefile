@@ -11,7 +11,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults help build demo demo-pgbench bench-fence lab-short lab-long lab-replay check test test-matrix fuzz clean tools
+.PHONY: test-faults help build demo demo-pgbench bench-fence check-oracle lab-short lab-long lab-replay check test test-matrix fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,9 +48,12 @@ check: ## format, vet, lint, import rules
 	go tool staticcheck ./...
 	go test -count=1 -run 'TestImportDirection|TestPackageNames' .
 
-test: ## all tests, with the race detector
+check-oracle: ## the exact engine against SCRAM: shipped estates and random fault trees (TREES=300, SEED=n; Debian's package scram)
+	bash scripts/check-oracle
+
+test: ## all tests, with the race detector; pictures of the assessment's page in out/screenshots
 	@bash scripts/install-tools browser
-	CGO_ENABLED=1 go test -race -timeout 15m ./...
+	ATOLL_SCREENSHOTS=$(CURDIR)/out/screenshots CGO_ENABLED=1 go test -race -timeout 20m ./...
 	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
 
 test-faults: tools ## the named faults on real sites, alone on the machine (RUN=TestStoreLeaderKilled plays one)

@@ -17,7 +17,7 @@ type edit struct{ name, old, new string }
 
 var smallEdits = []edit{
 	{"moved feed", "(feed or (ups and generator)) and chiller", "feed and chiller"},
-	{"price", "cloud_core_month: ~25", "cloud_core_month: ~2500"},
+	{"price", "person_month: 9k", "person_month: 900k"},
 	{"revenue", "minute: 400", "minute: 40000"},
 	{"guess", "carrier-1: {kind: carrier, every: 200d", "carrier-1: {kind: carrier, every: ~200d"},
 	{"source", `source: "vendor"`, `source: "incident log"`},

@@ -141,6 +141,9 @@ func (c *compiled) importance(res *Result) {
 		name := c.names[level]
 		e := c.model.Events[name]
 		with, without := top+b*(1-e.Probability), max(0, top-b*e.Probability)
+		if without < 1e-13*top { // a difference of rounding only: nothing else fails
+			without = 0
+		}
 		imp := Importance{Event: name, Probability: e.Probability, Birnbaum: b}
 		if top > 0 {
 			imp.Criticality, imp.FussellVesely, imp.RAW = b*e.Probability/top, 1-without/top, with/top

@@ -123,7 +123,7 @@ func TestExamplesPageIsTrue(t *testing.T) {
 			p.prose(i+1, l)
 		}
 	}
-	t.Logf("%d figures and %d quoted lines are true", p.figures, p.lines)
+	t.Logf("%d figures and %d quoted lines asked for again", p.figures, p.lines)
 	if len(p.reports) < 4 || p.figures < 30 || p.lines < 15 {
 		t.Errorf("%d estates, %d figures, %d quoted lines: the page says too little, or is not understood", len(p.reports), p.figures, p.lines)
 	}
