@@ -11,7 +11,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults help build demo demo-pgbench bench-fence check-oracle lab-short lab-long lab-replay check test test-matrix fuzz clean tools
+.PHONY: test-faults help build demo demo-pgbench bench-fence check-oracle lab-short lab-long lab-replay check test test-matrix explore fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ test: ## all tests, with the race detector; pictures of the assessment's page in
 
 test-faults: tools ## the named faults on real sites, alone on the machine (RUN=TestStoreLeaderKilled plays one)
 	ATOLL_FAULTS=1 go test -count=1 -v -timeout 40m -run '$(or $(RUN),TestControllerKilled|TestStoreLeader|TestAgentPaused|TestDatabase)' ./internal/lab
+
+explore: ## every interleaving of a small world, to a stated depth, against the invariants (WORLD=failover searches one; takes a while)
+	ATOLL_EXPLORE=1 ATOLL_WORLD='$(WORLD)' go test -count=1 -v -timeout 6h -run TestExplore ./internal/model
 
 test-matrix: tools ## the adapter's tests on PostgreSQL 16, 17 and 18 too (needs npm for the binaries; kept in bin/postgresql)
 	bash scripts/postgres-matrix bin/postgresql $(RUN)

@@ -54,7 +54,8 @@ BEGIN
   END IF;
 END $$;
 
--- first half of closing: bits off, and no opening may set them again
+-- first half of closing: bits off, and no opening may set them again. A closing that is under way is joined, and keeps
+-- its attempt; one that was given up in between begins anew, for those who waited before too.
 CREATE OR REPLACE FUNCTION atoll.begin_close(ks text, ho text, spans jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -63,6 +64,7 @@ DECLARE
   done jsonb;
   late jsonb;
   r record;
+  joined bigint;
 BEGIN
   SELECT jsonb_build_object('outcome', 'closed', 'buckets', m.buckets, 'vector', m.vector) INTO done
   FROM atoll.marker m WHERE m.site = me AND m.handover = ho AND m.kind = 'closed' AND m.keyspace = ks;
@@ -77,22 +79,27 @@ BEGIN
   IF late IS NOT NULL THEN
     RETURN jsonb_build_object('outcome', 'stale', 'late', late);
   END IF;
-  INSERT INTO atoll.closing AS c (keyspace, bucket, epoch, handover, reopen)
+  SELECT max(c.attempt) INTO joined FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho;
+  INSERT INTO atoll.closing AS c (keyspace, bucket, epoch, handover, reopen, attempt)
   SELECT ks, w.bucket, w.epoch, ho,
-         coalesce((pg_sequence_last_value(atoll.word_of(k.id, w.bucket)) >> (w.bucket & 31)) & 1 = 1, false)
+         coalesce((pg_sequence_last_value(atoll.word_of(k.id, w.bucket)) >> (w.bucket & 31)) & 1 = 1, false), txid_current()
   FROM atoll.expand(spans) w
   ON CONFLICT (keyspace, bucket) DO UPDATE
-  SET epoch = excluded.epoch, handover = excluded.handover, reopen = excluded.reopen
+  SET epoch = excluded.epoch, handover = excluded.handover, reopen = excluded.reopen, attempt = excluded.attempt
   WHERE (c.handover, c.epoch) IS DISTINCT FROM (excluded.handover, excluded.epoch);
+  IF FOUND OR joined IS NULL THEN -- some bit goes off only now
+    joined := txid_current();
+    UPDATE atoll.closing c SET attempt = joined WHERE c.keyspace = ks AND c.handover = ho AND c.attempt <> joined;
+  END IF;
   FOR r IN SELECT w.bucket >> 5 AS word, bit_or(1::bigint << (w.bucket & 31)) AS mask
            FROM atoll.expand(spans) w GROUP BY 1 LOOP
     PERFORM atoll.set_bits(k.id, r.word, 0, r.mask);
   END LOOP;
-  RETURN jsonb_build_object('outcome', 'closing');
+  RETURN jsonb_build_object('outcome', 'closing', 'attempt', joined);
 END $$;
 
--- second half of closing, when every writer is gone: closed rows and the marker, in one transaction
-CREATE OR REPLACE FUNCTION atoll.finish_close(ks text, ho text, spans jsonb) RETURNS jsonb
+-- second half of closing, when every writer since the attempt began is gone: closed rows and the marker, in one transaction
+CREATE OR REPLACE FUNCTION atoll.finish_close(ks text, ho text, spans jsonb, began bigint) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
   me text := (SELECT site FROM atoll.install);
@@ -105,7 +112,8 @@ BEGIN
   IF FOUND THEN
     RETURN done;
   END IF;
-  IF EXISTS (SELECT FROM atoll.standing(ks, spans) w WHERE (w.closing_by, w.closing) IS DISTINCT FROM (ho, w.asked)) THEN
+  IF EXISTS (SELECT FROM atoll.standing(ks, spans) w WHERE (w.closing_by, w.closing) IS DISTINCT FROM (ho, w.asked))
+    OR EXISTS (SELECT FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho AND c.attempt <> began) THEN
     RETURN jsonb_build_object('outcome', 'superseded');
   END IF;
   IF EXISTS (SELECT FROM atoll.expand(spans) w

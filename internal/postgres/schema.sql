@@ -44,6 +44,7 @@ CREATE TABLE atoll.closing (
     epoch    bigint NOT NULL,
     handover text NOT NULL,
     reopen   boolean NOT NULL,                -- the bit was on, and may come back on if the closing is abandoned
+    attempt  bigint NOT NULL,                 -- the transaction since which the bits are off: writers were waited out since then, or not at all
     PRIMARY KEY (keyspace, bucket)
 );
 
