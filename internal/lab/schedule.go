@@ -128,13 +128,13 @@ const (
 	firstFault  = time.Second
 	lastFault   = 22 * time.Second
 	maxOverlap  = 3 // faults at one time
-	wantedEvery = 8 // one episode in so many is a double
+	doubleEvery = 8 // one episode in so many is a double
 )
 
 // draw makes the schedule of one episode.
 func draw(seed Seed, l layout) schedule {
 	d := drawer{rand.New(rand.NewPCG(seed.Number, uint64(seed.Episode))), l}
-	s := schedule{Seed: seed, Double: d.IntN(wantedEvery) == 0}
+	s := schedule{Seed: seed, Double: d.IntN(doubleEvery) == 0}
 	for range 4 + d.IntN(4) {
 		for range 40 { // tries
 			if p := d.fault(); s.admits(p) {
