@@ -91,7 +91,8 @@ func (o *RandomOptions) registers() (registers, lists int) {
 	return registersPerSite * len(o.Sites), listsPerSite * len(o.Sites)
 }
 
-// episodes lists the seeds in the order in which they are played; the n-th of endlessly many if there is a time instead.
+// episode names the n-th that is played, from 0: first those that the seeds name, then the seeds that name none, each once in
+// every round. With Minutes there is always another one, but for named ones.
 func (o *RandomOptions) episode(n int) (Seed, bool) {
 	var each []Seed
 	for _, s := range o.Seeds {
@@ -161,7 +162,17 @@ func Random(ctx context.Context, o RandomOptions) error {
 		if o.Runs > 1 {
 			s.say("run %d of %d", run+1, o.Runs)
 		}
-		if err := playRun(ctx, o, s, report); err != nil {
+		one := o
+		if o.Runs > 1 { // the evidence of each stays
+			one.Out = filepath.Join(o.Out, fmt.Sprintf("run-%d", run+1))
+			if err := os.MkdirAll(one.Out, 0o755); err != nil {
+				return fmt.Errorf("lab: folder of the evidence: %w", err)
+			}
+		}
+		if err := playRun(ctx, one, s, report); err != nil {
+			if len(report.Episodes) > 0 { // what was judged so far is worth having
+				err = errors.Join(err, report.publish(&o, s))
+			}
 			return err
 		}
 	}

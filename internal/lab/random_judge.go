@@ -33,6 +33,10 @@ const expectTakeover = 2*(leaseTime*101/100+checkToCommit+time.Second) + time.Se
 // judge reads the episode's evidence and runs the checks.
 func (r *random) judge(ctx context.Context, e *episode) error {
 	ev, err := r.gatherEpisode(ctx, e)
+	if err != nil && e.stuck != nil && ctx.Err() == nil { // that is why nothing can be read
+		e.checks = []Check{e.checkRecovered()}
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -119,10 +119,11 @@ func (r *random) doFault(ctx context.Context, e *episode, p *played) {
 	} else {
 		_ = rest(ctx, p.Lasts)
 	}
-	p.unhealed = text(f.Heal(context.WithoutCancel(ctx)))
+	p.unhealed = said(f.Heal(context.WithoutCancel(ctx)))
 }
 
-func text(err error) string {
+// said is what an error says, "" for none.
+func said(err error) string {
 	if err == nil {
 		return ""
 	}

@@ -128,13 +128,13 @@ const (
 	firstFault  = time.Second
 	lastFault   = 22 * time.Second
 	maxOverlap  = 3 // faults at one time
-	wantedEvery = 8 // one episode in so many is a double
+	doubleEvery = 8 // one episode in so many is a double
 )
 
 // draw makes the schedule of one episode.
 func draw(seed Seed, l layout) schedule {
 	d := drawer{rand.New(rand.NewPCG(seed.Number, uint64(seed.Episode))), l}
-	s := schedule{Seed: seed, Double: d.IntN(wantedEvery) == 0}
+	s := schedule{Seed: seed, Double: d.IntN(doubleEvery) == 0}
 	for range 4 + d.IntN(4) {
 		for range 40 { // tries
 			if p := d.fault(); s.admits(p) {
@@ -144,7 +144,7 @@ func draw(seed Seed, l layout) schedule {
 		}
 	}
 	for range 4 + d.IntN(5) {
-		s.Steps = append(s.Steps, d.move())
+		s.Steps = append(s.Steps, d.move(s.Steps))
 	}
 	for range d.IntN(3) {
 		s.Steps = append(s.Steps, d.transaction())
@@ -175,9 +175,12 @@ func (d drawer) pair(of []topo.SiteID) (a, b topo.SiteID) {
 
 func (d drawer) gateway() string { return fmt.Sprintf("g%d", 1+d.IntN(d.gateways)) }
 
-// move draws a switch.
-func (d drawer) move() planned {
+// move draws a switch: every other one while some fault is there, or right before it.
+func (d drawer) move(steps []planned) planned {
 	p := planned{Do: actSwitch, At: d.between(firstFault/2, playTime-3*time.Second), Site: d.site(), Count: 1 + d.IntN(64), Draw: d.Uint64()}
+	if f := &steps[d.IntN(len(steps))]; d.IntN(2) == 0 && f.isFault() {
+		p.At = d.between(f.At-firstFault/2, f.At+f.Lasts)
+	}
 	if d.IntN(5) == 0 {
 		p.Do, p.Count = actCatalog, 1
 	}
@@ -225,7 +228,7 @@ func (d drawer) fault() planned {
 }
 
 // pathKinds are what a cut or a delay may concern; nil: everything.
-var pathKinds = [][]Kind{nil, nil, {StoreClient, StorePeer}, {StorePeer}, {StoreClient}, {Link}, {Link}, {AgentAPI}, {GatewayPeer}, {Link, AgentAPI, GatewayPeer}}
+var pathKinds = [][]Kind{nil, nil, {StoreClient, StorePeer}, {StorePeer}, {StoreClient}, {Link}, {Link}, {Link}, {AgentAPI}, {GatewayPeer}, {Link, AgentAPI, GatewayPeer}}
 
 func (d drawer) path(p *planned) {
 	p.Site, p.Other = d.pair(d.everywhere())
@@ -235,6 +238,9 @@ func (d drawer) path(p *planned) {
 	switch p.Do {
 	case actDelay:
 		p.Extra = d.between(100*time.Millisecond, 800*time.Millisecond)
+		if slices.Equal(p.Kinds, []Kind{Link}) { // nothing that has to answer in time travels there
+			p.Extra *= 4
+		}
 	case actReset:
 		p.Lasts, p.Kinds = 0, nil
 	}

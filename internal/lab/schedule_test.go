@@ -38,7 +38,7 @@ func TestDraw_IsAFunctionOfTheSeed(t *testing.T) {
 	}
 }
 
-const goldenStep = "  1.6 s  switch of the catalogue to b"
+const goldenStep = "  3.2 s  SIGKILL of b/db, started again after 8.9 s"
 
 // Every schedule keeps its promises, checked instant by instant: single failure domains, targets of their own, healed in
 // time.

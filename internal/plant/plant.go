@@ -12,6 +12,7 @@ func Planted() []string {
 	}{
 		{"fence-removed", FenceRemoved},
 		{"marker-skipped", MarkerSkipped},
+		{"marker-unannounced", MarkerUnannounced},
 		{"early-release", EarlyRelease},
 		{"wait-out-removed", WaitOutRemoved},
 		{"epoch-ignored", EpochIgnored},

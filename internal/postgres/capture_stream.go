@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/atollhq/atoll/internal/change"
+	"github.com/atollhq/atoll/internal/plant"
 )
 
 const (
@@ -244,7 +245,7 @@ func (s *captureStream) moveOn(ctx context.Context) error {
 // that only an empty transaction to its writer had: two targets' streams differ in these. Two markers of two origins
 // would wait for one another for ever.
 func (s *captureStream) send(ctx context.Context, tx change.Tx) error {
-	if tx.First && (len(tx.Markers) > 0 || !tx.Last) && s.begins > s.last {
+	if tx.First && (len(tx.Markers) > 0 || !tx.Last) && s.begins > s.last && !plant.MarkerUnannounced {
 		s.emitted(s.begins)
 		s.last = s.begins
 		if err := s.emit(ctx, change.Tx{Origin: s.cfg.Site, Position: s.begins, First: true, Last: true}); err != nil {
