@@ -158,6 +158,11 @@ func (s *tailSites) settle() {
 // lose runs a whole failover: what both have, what a commits that b never got, and what b does as the new owner.
 func (s *tailSites) lose(both, tail, owner []string) {
 	s.t.Helper()
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("after %d statements at two sites", len(both)+len(tail)+len(owner))
+		}
+	})
 	for _, sql := range both {
 		s.a.exec(sql)
 	}

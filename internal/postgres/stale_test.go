@@ -177,7 +177,7 @@ func TestHalt(t *testing.T) {
 	comesAbout(t, func() bool { return s.b.text(busy) == "1" })
 	short, cancel := context.WithTimeout(ctx, 3*haltPatience)
 	if _, err := s.fb.Halt(short, s.a.id, tailFailover); err == nil {
-		t.Fatal("halted under an apply transaction")
+		t.Fatal("after 2 transactions of the lost site: halted under the second, which is being applied")
 	}
 	cancel()
 	type halted struct {
