@@ -54,18 +54,25 @@ func (t *truncated) family(s signal) ref {
 
 func (t *truncated) join(g *circuitGate) ref {
 	switch g.op {
-	case And:
-		out := one
-		for _, a := range g.args {
-			out = t.z.product(out, t.family(a), t.order)
+	case And, Or:
+		args := make([]ref, len(g.args))
+		for i, a := range g.args {
+			args[i] = t.family(a)
 		}
-		return out
-	case Or:
-		out := zero
-		for _, a := range g.args {
-			out = t.z.union(out, t.family(a))
+		for len(args) > 1 { // in pairs: many arguments one by one would each go through all before
+			for i := range len(args) / 2 {
+				if g.op == And {
+					args[i] = t.z.product(args[2*i], args[2*i+1], t.order)
+				} else {
+					args[i] = t.z.union(args[2*i], args[2*i+1])
+				}
+			}
+			if len(args)%2 == 1 {
+				args[len(args)/2] = args[len(args)-1]
+			}
+			args = args[:(len(args)+1)/2]
 		}
-		return out
+		return args[0]
 	case AtLeast:
 		row := make([]ref, g.k+1) // row[j] is "at least j of those seen so far"
 		row[0] = one
