@@ -215,7 +215,7 @@ func TestReadShop(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close(context.Background())
-	execSQL(t, db, `CREATE TABLE customers (id uuid PRIMARY KEY, orders_count int NOT NULL DEFAULT 0, address text NOT NULL DEFAULT '');
+	execSQL(t, db, `CREATE TABLE customers (id uuid PRIMARY KEY, orders_count int NOT NULL DEFAULT 0, address text NOT NULL DEFAULT '', wishes text[] NOT NULL DEFAULT '{}');
 		CREATE TABLE orders (customer_id uuid, id uuid, number int, seat_id uuid, status text, PRIMARY KEY (customer_id, id));
 		CREATE TABLE payments (customer_id uuid, id uuid, order_id uuid);
 		CREATE TABLE outbox (id uuid, done_at timestamptz);

@@ -44,6 +44,7 @@ type Follow struct {
 	Tail func(change.Position) []topo.SiteID
 
 	second  bool      // Standby's turn; Run's goroutine only
+	unkept  bool      // it is recorded that nothing is kept; Run's goroutine only
 	missed  bool      // the origin was asked last, and has not given what it should; Run's goroutine only
 	trimmed time.Time // when the relay was last trimmed; Run's goroutine only
 
@@ -209,9 +210,9 @@ func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) erro
 	if err := f.recorded(ctx, progress.Position); err != nil {
 		return &dataError{err}
 	}
-	if f.Relay != nil && progress.Known {
-		if err := f.Relay.Begin(ctx, f.Origin, len(f.Others) > 0); err != nil {
-			return &dataError{fmt.Errorf("relay of site %s: %w", f.Origin, err)}
+	if progress.Known && len(f.Others) > 0 {
+		if err := f.beginRelay(ctx); err != nil {
+			return err
 		}
 	}
 	hello := link.Hello{Deployment: f.Deployment, Site: f.Site, Origin: f.Origin, Vector: f.Applied.Vector()}
@@ -231,6 +232,13 @@ func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) erro
 		return err
 	}
 	f.connected(in, via)
+	if progress.Known && len(f.Others) == 0 && !f.unkept { // nobody waits for that
+		if err := f.beginRelay(ctx); err != nil {
+			in.Close()
+			return err
+		}
+		f.unkept = true
+	}
 	f.Logger.Info("link stands", "origin", f.Origin, "via", via, "start", hello.Start, "position", hello.Position)
 	if hello.Start != link.StartResume {
 		f.enter(Copying, nil)
@@ -238,6 +246,17 @@ func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) erro
 	}
 	f.enter(Streaming, nil)
 	return f.stream(ctx, in, sink, progress.Position)
+}
+
+// beginRelay says in the database from where on all of the origin's changes are kept for others, or that none are.
+func (f *Follow) beginRelay(ctx context.Context) error {
+	if f.Relay == nil {
+		return nil
+	}
+	if err := f.Relay.Begin(ctx, f.Origin, len(f.Others) > 0); err != nil {
+		return &dataError{fmt.Errorf("relay of site %s: %w", f.Origin, err)}
+	}
+	return nil
 }
 
 // copy applies the origin's tables as of one moment, or none of them if the link is fresh, and records the position
