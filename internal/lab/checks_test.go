@@ -195,6 +195,23 @@ func TestCheckK1_TwoLossesInARow(t *testing.T) {
 	want(t, CheckTail(twice().lose("a", "b", 3, 9, 15).lose("b", "c", 5, 9, 15).e), "1 of 1 changes of table orders are not in the conflict log of failover h1")
 }
 
+// What b decided in favour of a's tail is at a already when b is lost in its turn; it is no tail of b's.
+func TestCheckTail_DecidedForTheTaker(t *testing.T) {
+	t.Parallel()
+	s := bucketLost()
+	for i := range s.e.Changes { // the decisions' transactions, as the log names them
+		if c := &s.e.Changes[i]; c.Decided && c.Row == "two" {
+			s.e.Conflicts[0].DecidedXID = c.XID
+		}
+	}
+	s.e.Changes = slices.DeleteFunc(s.e.Changes, func(c Change) bool { return c.Row == "two" && c.Applied || c.Row == "five" })
+	s.e.Epochs = s.e.Epochs[:6] // b has the bucket until it is lost
+	s.lose("b", "a", 11, 13, 20).open(13, "a", 3)
+	want(t, CheckTail(s.e), "")
+	s.e.Conflicts[0].DecidedXID = 0
+	want(t, CheckTail(s.e), "1 of 1 changes of table orders are not in the conflict log of failover h2, the last: INSERT of orders two at b")
+}
+
 // A third site, too, applies nothing of a tail as if it were ordinary.
 func TestCheckTail_ThirdSite(t *testing.T) {
 	t.Parallel()

@@ -87,19 +87,21 @@ type tails map[*Change]*Loss
 func (t tails) has(c *Change) bool { return t[c] != nil }
 
 // tailsOf compares by count per row and operation, as K2 does: of the changes that the lost site made to a row, the
-// taker has the first ones. The pointers are into e.Changes and e.Losses.
+// taker has the first ones. What the lost site had decided in favour of the taker's own tail, the taker has too, and
+// nobody brings it there. The pointers are into e.Changes and e.Losses.
 func tailsOf(e Evidence) tails {
 	out := tails{}
 	if len(e.Losses) == 0 {
 		return out
 	}
+	taken := takenDecisions(e.Conflicts)
 	rows := bySlot(e.Epochs, epochSlot)
 	changes := bySlot(e.Changes, changeSlot)
 	for _, s := range slots(rows, changes) {
 		ws := windows(rows[s])
 		for i := 1; i < len(ws); i++ { // in the order of time: an earlier tail is no part of a later one
 			if l := lossBetween(e.Losses, &ws[i-1], &ws[i]); l != nil && ws[i].site != ws[i-1].site {
-				out.collect(l, changes[s], &ws[i])
+				out.collect(l, toBring(changes[s], taken, ws[i].site), &ws[i])
 			}
 		}
 	}
