@@ -183,7 +183,7 @@ func (b *build) retry(operate func() ref) (out ref) {
 	if !full {
 		return out
 	}
-	if b.collect(); b.kept > b.d.limit/4*3 {
+	if b.collect(); b.kept > b.d.limit/4*3 || b.d.work > workPerNode*b.d.limit {
 		panic(overflow{b.d.limit})
 	}
 	return operate()

@@ -32,6 +32,7 @@ type vertex struct {
 type diagram struct {
 	suppress bool
 	limit    int
+	work     int // nodes that were asked for so far
 	nodes    []vertex
 	table    []ref // open addressing over nodes; 0 is an empty slot (node 0 is never looked up)
 	cache    []cached
@@ -58,6 +59,10 @@ const (
 	opUpTo    operation = 2 << 8 // plus a budget
 )
 
+// workPerNode bounds the time of an analysis as its limit bounds the room: how many nodes may be asked for, there or not,
+// per node of the limit. Every one of the Aralia models that fits does with less.
+const workPerNode = 4
+
 // overflow is thrown by mk through the recursion and caught where the analysis begins: the one non-local exit.
 type overflow struct{ nodes int }
 
@@ -73,7 +78,7 @@ func caught(err *error) {
 	switch r := recover().(type) {
 	case nil:
 	case overflow:
-		*err = fmt.Errorf("%w: more than %d nodes", ErrTooLarge, r.nodes)
+		*err = fmt.Errorf("%w: more than %d nodes, or too much work to get there", ErrTooLarge, r.nodes)
 	default:
 		panic(r)
 	}
@@ -89,6 +94,9 @@ func hash3(a, b, c uint32) uint32 {
 func (d *diagram) mk(level uint32, hi, lo ref) ref {
 	if d.suppress && hi == zero || !d.suppress && hi == lo {
 		return lo
+	}
+	if d.work++; d.work > workPerNode*d.limit {
+		panic(overflow{d.limit})
 	}
 	mask := uint32(len(d.table) - 1)
 	at := hash3(level, uint32(hi), uint32(lo)) & mask
