@@ -73,7 +73,7 @@ func (m *Model) events(w *world) []event {
 	due := false
 	add := func(what what, at, i int) { out = append(out, event{what: what, at: uint8(at), i: uint8(i)}) }
 	lose := func(what what, at, i int) {
-		if m.may(w, LoseRequests) {
+		if m.mayAt(w, LoseRequests, at) {
 			out = append(out, event{what: what, at: uint8(at), i: uint8(i), lost: true})
 		}
 	}
@@ -223,10 +223,14 @@ func (m *Model) halting(w *world, at int) bool {
 
 func (m *Model) may(w *world, f Fault) bool { return m.cfg.May&f != 0 && int(w.spent) < m.cfg.Faults }
 
+func (m *Model) mayAt(w *world, f Fault, at int) bool {
+	return m.may(w, f) && (m.cfg.Here == nil || slices.Contains(m.cfg.Here, at))
+}
+
 func (m *Model) faultEvents(w *world, at int, add func(what, int, int)) {
 	a, d := &w.ag[at], &w.db[at]
 	fault := func(f Fault, can bool, what what, i int) {
-		if can && m.may(w, f) {
+		if can && m.mayAt(w, f, at) {
 			add(what, at, i)
 		}
 	}
@@ -279,7 +283,7 @@ func (m *Model) keeperFaults(w *world, at int, out *[]event) {
 				may  Fault
 				what what
 			}{{FreezeAgents, agentFreezes}, {CrashAgents, agentCrashes}, {CrashDatabase, databaseCrashes}} {
-				if m.may(w, f.may) {
+				if m.mayAt(w, f.may, at) {
 					*out = append(*out, event{what: f.what, at: uint8(at), part: uint8(part)})
 				}
 			}
@@ -287,10 +291,10 @@ func (m *Model) keeperFaults(w *world, at int, out *[]event) {
 		if !m.lateable(&s.w, at) {
 			continue
 		}
-		if m.may(w, LoseRequests) {
+		if m.mayAt(w, LoseRequests, at) {
 			*out = append(*out, event{what: keeperActs, at: uint8(at), lost: true, part: uint8(part)})
 		}
-		if part > 0 && m.may(w, CrashAgents) {
+		if part > 0 && m.mayAt(w, CrashAgents, at) {
 			*out = append(*out, event{what: agentCrashes, at: uint8(at), i: 1, part: uint8(part)})
 		}
 	}

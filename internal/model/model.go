@@ -32,6 +32,7 @@ type Config struct {
 	Grid     int          // milliseconds; agents act at multiples of it
 	Faults   int          // how many of May may happen
 	May      Fault
+	Here     []int   // the sites at which they happen; nil: both
 	Writes   int     // applications' transactions
 	To       []int   // the buckets that they write to
 	Watches  [2]bool // whose agents watch the other site

@@ -41,24 +41,30 @@ func (r Result) String() string {
 	return fmt.Sprintf("%d states (%s), %d transitions, depth %d, %s", r.States, whole, r.Transitions, r.Depth, r.Took.Round(time.Millisecond))
 }
 
-// visit is a state that was reached: its hash, and where from. The way is found again by walking.
-type visit struct {
-	hash   uint64
-	parent uint32
+// visits are the states that were reached, in order: their hashes, and where each was reached from. The way to one is found
+// again by walking.
+type visits struct {
+	hash   []uint64
+	parent []uint32
 }
 
-// known is the set of hashes, in shards.
+func (v *visits) add(hash uint64, parent uint32) {
+	v.hash, v.parent = append(v.hash, hash), append(v.parent, parent)
+}
+
+// known is the set of hashes, in shards of open addressing: eight to sixteen bytes for each.
 type known struct {
 	shard [64]struct {
 		sync.Mutex
-		set map[uint64]struct{}
+		n    int
+		slot []uint64 // 0 is free; a length that is a power of two
 	}
 }
 
 func newKnown() *known {
 	k := &known{}
 	for i := range k.shard {
-		k.shard[i].set = map[uint64]struct{}{}
+		k.shard[i].slot = make([]uint64, 1024)
 	}
 	return k
 }
@@ -66,13 +72,35 @@ func newKnown() *known {
 // add tells whether a hash is new.
 func (k *known) add(h uint64) bool {
 	s := &k.shard[h>>58]
+	h = max(h, 1)
 	s.Lock()
 	defer s.Unlock()
-	if _, ok := s.set[h]; ok {
+	if !put(s.slot, h) {
 		return false
 	}
-	s.set[h] = struct{}{}
+	if s.n++; s.n*4 > len(s.slot)*3 {
+		grown := make([]uint64, 2*len(s.slot))
+		for _, old := range s.slot {
+			if old != 0 {
+				put(grown, old)
+			}
+		}
+		s.slot = grown
+	}
 	return true
+}
+
+func put(slot []uint64, h uint64) bool {
+	mask := uint64(len(slot) - 1)
+	for i := h & mask; ; i = (i + 1) & mask {
+		switch slot[i] {
+		case h:
+			return false
+		case 0:
+			slot[i] = h
+			return true
+		}
+	}
 }
 
 // chunk is how many states a worker takes at a time.
@@ -103,7 +131,8 @@ func (m *Model) Search(limits Limits) Result {
 	}
 	seen := newKnown()
 	seen.add(m.root.hash())
-	visits := []visit{{hash: m.root.hash()}}
+	all := &visits{}
+	all.add(m.root.hash(), 0)
 	now := level{worlds: []world{m.root}}
 	r := Result{States: 1}
 	for len(now.worlds) > 0 {
@@ -111,19 +140,22 @@ func (m *Model) Search(limits Limits) Result {
 			r.Took = time.Since(start)
 			return r
 		}
-		next := level{first: len(visits)}
-		for _, f := range m.expand(now, seen, limits.Workers) {
+		next := level{first: len(all.hash)}
+		pieces := m.expand(now, seen, limits.Workers)
+		for n := range pieces {
+			f := &pieces[n]
 			r.Transitions += f.steps
 			if f.bad != "" && (r.Bad == "" || f.bad < r.Bad) { // of one length: the same one in every run, as far as can be
 				r.Bad = f.bad
-				r.Way = m.way(visits, f.badAt, f.badBy)
+				r.Way = m.way(all, f.badAt, f.badBy)
 			}
 			for i := range f.worlds {
-				visits = append(visits, visit{f.worlds[i].hash(), f.parents[i]})
+				all.add(f.worlds[i].hash(), f.parents[i])
 			}
 			next.worlds = append(next.worlds, f.worlds...)
+			f.worlds = nil // a level is kept once
 		}
-		r.States = len(visits)
+		r.States = len(all.hash)
 		r.Took = time.Since(start)
 		if r.Bad != "" {
 			return r
@@ -182,10 +214,10 @@ func (m *Model) piece(l level, n int, seen *known, f *found) {
 }
 
 // way walks again from the first state to one, and by one more event.
-func (m *Model) way(visits []visit, at uint32, last event) []Step {
+func (m *Model) way(all *visits, at uint32, last event) []Step {
 	var hashes []uint64
-	for i := at; i != 0; i = visits[i].parent {
-		hashes = append(hashes, visits[i].hash)
+	for i := at; i != 0; i = all.parent[i] {
+		hashes = append(hashes, all.hash[i])
 	}
 	w := m.root
 	var out []Step

@@ -60,14 +60,14 @@ func Worlds() []Config {
 // claim excludes, and it must be possible to see why.
 func Paused() Config {
 	c := Failover()
-	c.Name, c.May, c.Outcomes = "a paused database clock, its keeper dead", CrashAgents|StopClock, true
+	c.Name, c.May, c.Here, c.Horizon, c.Outcomes = "a paused database clock, its keeper dead", CrashAgents|StopClock, []int{0}, 4100, true
 	return c
 }
 
 // PausedAlive is Paused with a keeper that lives: until its next heartbeat behind the pause it cannot know.
 func PausedAlive() Config {
 	c := Failover()
-	c.Name, c.May, c.Faults, c.Outcomes = "a paused database clock, its keeper alive", StopAnyClock, 1, true
+	c.Name, c.May, c.Here, c.Horizon, c.Faults, c.Outcomes = "a paused database clock, its keeper alive", StopAnyClock, []int{0}, 4100, 1, true
 	return c
 }
 
@@ -80,17 +80,19 @@ func Planted(p Plant) Config {
 		c.Faults = 0
 	case OpenUnconditional:
 		c = Interleaved()
+		c.Horizon = 1000
 	case BitsUnchecked:
 		c = Rivals()
 		c.Faults, c.Fine = 1, true
-	case AttemptIgnored:
+	case AttemptIgnored: // all in one moment, with keepers at rest
 		c = Rivals()
+		c.Switches, c.Horizon = []Switch{{Bucket: 0, To: 1, Driver: 0}}, 0
 	case TakeoverUnconditional, FenceRemoved:
 		c.Faults = 0
 	case DeadlineFromAnswer:
-		c.Faults, c.May = 1, FreezeAgents
+		c.Faults, c.May, c.Here = 1, FreezeAgents, []int{0}
 	default:
-		c.Faults, c.May = 1, CrashAgents
+		c.Faults, c.May, c.Here = 1, CrashAgents, []int{0}
 	}
 	c.Plant, c.Name, c.NoMargin = p, fmt.Sprintf("%s, with %s", c.Name, p), p == RateIgnored
 	return c
