@@ -246,7 +246,7 @@ func (a *simAgent) rejoin(ctx context.Context) {
 		}
 		whole := false
 		a.sim.do(func() { end := from.marker(id); whole = end >= 0 && d.done > end })
-		if next, err := o.Settle(id); whole && err == nil {
+		if next, err := o.Settle(id, true); whole && err == nil {
 			_, _ = a.store.Commit(within(ctx, time.Second), store.Change{Ownership: &store.OwnershipChange{Expect: rev, Next: next}})
 		}
 	}
@@ -271,7 +271,7 @@ func (d *simDB) closeForGood(id topo.HandoverID, ranges []topo.Range) {
 	d.hint()
 }
 
-// Standing, Halt and Unhalt are control.Survivor.
+// Standing and CatchUp are control.Survivor.
 func (a *simAgent) Standing(_ context.Context, of topo.SiteID) (api.Standing, error) {
 	st := api.Standing{Site: siteID(a.site.id), Of: of, Known: true, HeardMS: -1, WroteMS: -1}
 	_, st.Lease = a.keeper.Deadline()
@@ -284,7 +284,10 @@ func (a *simAgent) Standing(_ context.Context, of topo.SiteID) (api.Standing, er
 	return st, nil
 }
 
-func (a *simAgent) Halt(ctx context.Context, _ topo.SiteID, id topo.HandoverID) (position uint64, err error) {
+// CatchUp has nothing to wait for: of two sites there is no other survivor.
+func (a *simAgent) CatchUp(context.Context, topo.SiteID, topo.SiteID, uint64) error { return nil }
+
+func (a *simAgent) halt(ctx context.Context, id topo.HandoverID) (position uint64, err error) {
 	if _, live := a.keeper.Deadline(); !live {
 		return 0, errors.New("not active")
 	}
@@ -308,7 +311,7 @@ func (a *simAgent) Halt(ctx context.Context, _ topo.SiteID, id topo.HandoverID) 
 	return position, err
 }
 
-func (a *simAgent) Unhalt(ctx context.Context, _ topo.SiteID, id topo.HandoverID) error {
+func (a *simAgent) unhalt(ctx context.Context, id topo.HandoverID) error {
 	return a.fence.ask(ctx, func() error {
 		if a.site.db.halted == id {
 			a.site.db.halted = ""
@@ -340,6 +343,27 @@ func (c siteClient) there(ctx context.Context) (*simAgent, error) {
 		return nil, &api.Error{Status: 503, Code: api.CodeUnavailable, Message: "the lease is not in force"}
 	}
 	return a, nil
+}
+
+// Halt and Unhalt are asked of this site itself; the agent need not have the lease for the second.
+func (c siteClient) Halt(ctx context.Context, r api.HaltRequest) (api.HaltAnswer, error) {
+	a, err := c.there(ctx)
+	if err != nil {
+		return api.HaltAnswer{}, err
+	}
+	at, err := a.halt(ctx, r.Handover)
+	return api.HaltAnswer{Position: at}, err
+}
+
+func (c siteClient) Unhalt(ctx context.Context, r api.UnhaltRequest) (api.UnhaltAnswer, error) {
+	var a *simAgent
+	if err := c.call(ctx, func() { a = c.sim.site[c.at].agent }); err != nil {
+		return api.UnhaltAnswer{}, err
+	}
+	if a == nil {
+		return api.UnhaltAnswer{}, errors.New("connection refused")
+	}
+	return api.UnhaltAnswer{}, a.unhalt(ctx, r.Handover)
 }
 
 func (c siteClient) Ready(ctx context.Context, r api.ReadyRequest) (api.ReadyAnswer, error) {
