@@ -11,7 +11,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults help build demo demo-pgbench bench-fence check-oracle lab-short lab-long lab-replay check test test-matrix explore fuzz clean tools
+.PHONY: test-faults help build demo demo-pgbench bench-fence check-oracle lab-short lab-short-three lab-long lab-replay check test test-matrix explore fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,9 +31,11 @@ demo-pgbench: tools build ## pgbench's bank, adopted under its clients, moved an
 bench-fence: tools build ## what the fence costs, with and without it in turns; report in out/bench-fence.json
 	$(BIN)/atoll lab bench-fence --out out
 
-lab-short: tools build ## a few random schedules of faults and switches at two and three sites, always the same; report in out/lab-random.json
-	@echo "seeds at two sites: $(SHORT_SEEDS); at three: $(SHORT_SEEDS_THREE)"
+lab-short: tools build ## a few random schedules of faults and switches at two sites, always the same; report in out/lab-random.json
+	@echo "seeds at two sites: $(SHORT_SEEDS)"
 	$(LAB) --seed $(SHORT_SEEDS)
+
+lab-short-three: tools build ## the same at three sites without a witness; report in out/three
 	$(LAB) --sites 3 --no-witness --gateways 1 --out out/three --seed $(SHORT_SEEDS_THREE)
 
 lab-long: tools build ## random schedules for MINUTES (default 60), episode after episode of SEED (default 1), at SITES (default 2)
