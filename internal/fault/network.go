@@ -3,6 +3,7 @@ package fault
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Network is what carries traffic: nodes and edges that each work with a given availability, independently.
@@ -50,6 +51,7 @@ func (n *Network) Pairs(o Options) ([]Pair, error) {
 	for _, e := range n.Edges {
 		oneWay = oneWay || e.OneWay
 	}
+	arrangement := n.arrange()
 	var out []Pair
 	for i := range n.Nodes {
 		first := i + 1
@@ -59,7 +61,7 @@ func (n *Network) Pairs(o Options) ([]Pair, error) {
 		if first >= len(n.Nodes) {
 			continue
 		}
-		lost, c, err := n.unreachable(i, o.MaxNodes)
+		lost, c, err := n.unreachable(i, arrangement, o.MaxNodes)
 		if err != nil {
 			return nil, fmt.Errorf("from %s: %w", n.Nodes[i].Name, err)
 		}
@@ -81,63 +83,20 @@ func (n *Network) Pairs(o Options) ([]Pair, error) {
 }
 
 // unreachable builds, for every node, the function "it fails, or no working path leads to it from source": the greatest
-// solution of the equations between neighbours, by going through them until nothing changes.
-func (n *Network) unreachable(source int, limit int) (lost []ref, c *compiled, err error) {
+// solution of the equations between neighbours, by going through them, away from the source, until nothing changes.
+func (n *Network) unreachable(source int, arrangement []int, limit int) (lost []ref, c *compiled, err error) {
 	defer caught(&err)
 	c = &compiled{model: &Model{Events: map[string]Event{}}, d: newDiagram(false, limit)}
-	variable := func(name string, availability float64) ref {
-		c.names, c.p = append(c.names, name), append(c.p, 1-availability)
-		c.model.Events[name] = Event{Probability: 1 - availability}
-		return c.d.variable(uint32(len(c.names) - 1))
-	}
-	index := make(map[string]int, len(n.Nodes))
-	for i, node := range n.Nodes {
-		index[node.Name] = i
-	}
-	type step struct {
-		from int
-		edge ref
-	}
-	into := make([][]step, len(n.Nodes))
-	fails, known := make([]ref, len(n.Nodes)), make([]bool, len(n.Nodes))
-	// Variables in the order of a breadth-first walk: what stands close in the network stands close in the diagram.
-	named := make([]bool, len(n.Edges))
-	queue := []int{source}
-	known[source] = true
-	for len(queue) > 0 || len(c.names) == 0 {
-		at := queue[0]
-		queue = queue[1:]
-		fails[at] = variable(n.Nodes[at].Name, n.Nodes[at].Availability)
-		for k, e := range n.Edges {
-			from, to := index[e.From], index[e.To]
-			if named[k] || from != at && to != at {
-				continue
-			}
-			named[k] = true
-			x := variable(e.label(), e.Availability)
-			into[to] = append(into[to], step{from, x})
-			if !e.OneWay {
-				into[from] = append(into[from], step{to, x})
-			}
-			for _, next := range []int{from, to} {
-				if !known[next] {
-					known[next] = true
-					queue = append(queue, next)
-				}
-			}
-		}
-	}
+	fails, into := n.variables(c, arrangement)
 	lost = make([]ref, len(n.Nodes))
 	for i := range lost {
 		lost[i] = one
 	}
 	lost[source] = fails[source]
+	away := n.away(source)
 	for changed := true; changed; {
 		changed = false
-		for i := range n.Nodes {
-			if i == source || !known[i] {
-				continue
-			}
+		for _, i := range away[1:] {
 			all := one
 			for _, s := range into[i] {
 				all = c.d.and(all, c.d.or(s.edge, lost[s.from]))
@@ -146,8 +105,151 @@ func (n *Network) unreachable(source int, limit int) (lost []ref, c *compiled, e
 				lost[i], changed = next, true
 			}
 		}
+		slices.Reverse(away[1:]) // what was learnt at the far end comes back
+		if len(c.d.nodes) > limit/8 {
+			roots := make([]*ref, 0, 2*len(lost))
+			for i := range lost {
+				roots = append(roots, &lost[i], &fails[i])
+				for k := range into[i] {
+					roots = append(roots, &into[i][k].edge)
+				}
+			}
+			c.d.collect(roots)
+		}
 	}
 	return lost, c, nil
+}
+
+// step is a way into a node: an edge, by its failure, from another node.
+type step struct {
+	from int
+	edge ref
+}
+
+// variables makes one of each node and edge: nodes as they are arranged, edges as soon as both of their ends stand.
+func (n *Network) variables(c *compiled, arrangement []int) (fails []ref, into [][]step) {
+	variable := func(name string, availability float64) ref {
+		c.names, c.p = append(c.names, name), append(c.p, 1-availability)
+		c.model.Events[name] = Event{Probability: 1 - availability}
+		return c.d.variable(uint32(len(c.names) - 1))
+	}
+	fails, into = make([]ref, len(n.Nodes)), make([][]step, len(n.Nodes))
+	index, placed := n.index(), make([]bool, len(n.Nodes))
+	for _, at := range arrangement {
+		fails[at] = variable(n.Nodes[at].Name, n.Nodes[at].Availability)
+		placed[at] = true
+		for i := range n.Edges {
+			e := &n.Edges[i]
+			from, to := index[e.From], index[e.To]
+			if from != at && to != at || !placed[from] || !placed[to] {
+				continue
+			}
+			x := variable(e.label(), e.Availability)
+			into[to] = append(into[to], step{from, x})
+			if !e.OneWay {
+				into[from] = append(into[from], step{to, x})
+			}
+		}
+	}
+	return fails, into
+}
+
+func (n *Network) index() map[string]int {
+	index := make(map[string]int, len(n.Nodes))
+	for i, node := range n.Nodes {
+		index[node.Name] = i
+	}
+	return index
+}
+
+// neighbours lists for every node those that share an edge with it.
+func (n *Network) neighbours() [][]int {
+	index, out := n.index(), make([][]int, len(n.Nodes))
+	for _, e := range n.Edges {
+		a, b := index[e.From], index[e.To]
+		out[a], out[b] = append(out[a], b), append(out[b], a)
+	}
+	return out
+}
+
+// away lists the nodes that hang together with a first one, near ones first.
+func (n *Network) away(first int) []int {
+	near, seen := n.neighbours(), make([]bool, len(n.Nodes))
+	out := []int{first}
+	seen[first] = true
+	for i := 0; i < len(out); i++ {
+		for _, next := range near[out[i]] {
+			if !seen[next] {
+				seen[next] = true
+				out = append(out, next)
+			}
+		}
+	}
+	return out
+}
+
+// arrange puts nodes in a line such that few stand between neighbours at any place: the diagram of a path is as wide as
+// there are ways to be connected across. From a node at the edge on, always the one that leaves the fewest open.
+func (n *Network) arrange() []int {
+	near := n.neighbours()
+	placed, open := make([]bool, len(n.Nodes)), make([]int, len(n.Nodes))
+	left := func(at int) (count int) {
+		seen := map[int]bool{}
+		for _, x := range near[at] {
+			if !placed[x] && !seen[x] {
+				seen[x] = true
+				count++
+			}
+		}
+		return count
+	}
+	var out []int
+	place := func(at int) {
+		placed[at] = true
+		out = append(out, at)
+		open[at] = left(at)
+		for _, x := range near[at] {
+			if placed[x] {
+				open[x] = left(x)
+			}
+		}
+	}
+	for first := range n.Nodes {
+		if placed[first] {
+			continue
+		}
+		part := n.away(first)
+		part = n.away(part[len(part)-1]) // from its far end
+		place(part[0])
+		for range part[1:] {
+			best, least := -1, 0
+			for _, at := range part {
+				if placed[at] {
+					continue
+				}
+				// How many placed nodes wait for others once this one is placed; of equal ones the one longest waited for.
+				waits := 0
+				if left(at) > 0 {
+					waits++
+				}
+				touches := false
+				for _, x := range out {
+					rest := open[x]
+					if slices.Contains(near[x], at) {
+						rest, touches = rest-1, true
+					}
+					if rest > 0 {
+						waits++
+					}
+				}
+				if touches && (best < 0 || waits < least) {
+					best, least = at, waits
+				}
+			}
+			place(best)
+		}
+	}
+	return out
 }
 
 func (e *Edge) label() string {
