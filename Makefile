@@ -11,7 +11,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults help build demo demo-pgbench bench-fence check-oracle lab-short lab-short-three lab-long lab-replay check test test-matrix explore fuzz clean tools
+.PHONY: test-faults lab-planted help build demo demo-pgbench bench-fence check-oracle lab-short lab-short-three lab-long lab-replay check test test-matrix explore fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ test-faults: tools ## the named faults on real sites, alone on the machine (RUN=
 
 explore: ## every interleaving of a small world, to a stated depth, against the invariants (WORLD=failover searches one; takes a while)
 	ATOLL_EXPLORE=1 ATOLL_WORLD='$(WORLD)' go test -count=1 -v -timeout 6h -run TestExplore ./internal/model
+
+lab-planted: tools ## each planted bug, and the check that finds it; fails if one is missed (PLANT=frozen-now plants one)
+	@bash scripts/lab-planted $(PLANT)
 
 test-matrix: tools ## the adapter's tests on PostgreSQL 16, 17 and 18 too (needs npm for the binaries; kept in bin/postgresql)
 	bash scripts/postgres-matrix bin/postgresql $(RUN)

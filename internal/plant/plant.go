@@ -29,6 +29,7 @@ func Planted() []string {
 		{"control-row-lock-removed", ControlRowLockRemoved},
 		{"lease-logged", LeaseLogged},
 		{"vector-ignored", VectorIgnored},
+		{"promise-forgotten", PromiseForgotten},
 	} {
 		if p.on {
 			out = append(out, p.name)

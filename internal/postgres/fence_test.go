@@ -154,6 +154,7 @@ func TestEveryWayToWriteIsRefused(t *testing.T) {
 	})
 	t.Run("a savepoint that is rolled back leaves the rest", func(t *testing.T) {
 		c := s.connect(s.appDSN)
+		defer closeConn(c) // where the fence lets a step pass, nobody shall wait for its locks
 		for _, step := range []struct{ sql, code string }{
 			{"BEGIN", ""}, {fmt.Sprintf("UPDATE item SET n = 5 WHERE id = %d", other), ""}, {"SAVEPOINT s", ""},
 			{"UPDATE item SET n = 5 WHERE id = 7", CodeNotOwned}, {"ROLLBACK TO SAVEPOINT s", ""}, {"COMMIT", ""},
