@@ -62,7 +62,7 @@ test-faults: tools ## the named faults on real sites, alone on the machine (RUN=
 	ATOLL_FAULTS=1 go test -count=1 -v -timeout 40m -run '$(or $(RUN),TestControllerKilled|TestStoreLeader|TestStoreGone|TestAgentPaused|TestDatabase)' ./internal/lab
 
 explore: ## every interleaving of a small world, to a stated depth, against the invariants (WORLD=failover searches one; takes a while)
-	ATOLL_EXPLORE=1 ATOLL_WORLD='$(WORLD)' go test -count=1 -v -timeout 6h -run TestExplore ./internal/model
+	ATOLL_EXPLORE=1 ATOLL_WORLD='$(WORLD)' go test -count=1 -v -timeout 6h -run 'TestExplore|TestPlantsAreSeen' ./internal/model
 
 lab-planted: tools ## each planted bug, and the check that finds it; fails if one is missed (PLANT=frozen-now plants one)
 	@bash scripts/lab-planted $(PLANT)

@@ -79,6 +79,8 @@ func (m *Model) did(w *world, e event) string {
 func (m *Model) keeperText(w *world, at int) string {
 	k := &w.ag[at].k
 	switch {
+	case k.open != notOpening && !m.cfg.Fine:
+		return "opens: cuts where there are any, epoch rows, bits"
 	case k.open != notOpening:
 		return [...]string{cutsStep: "records the cuts", rowsStep: "opens: epoch rows", bitsStep: "opens: bits"}[k.open]
 	case k.step == momentStep:
@@ -91,7 +93,13 @@ func (m *Model) keeperText(w *world, at int) string {
 	if do := m.task(w, at).do; do != "proving" {
 		return do
 	}
-	return "proves its database, and renews"
+	if !w.db[at].runs() {
+		return "its database does not answer"
+	}
+	if m.cfg.Fine {
+		return "proves its database, and renews"
+	}
+	return "proves its database, renews, and brings the fence in line"
 }
 
 // differences lists what people look at: the ownership, leases, fences, streams, what is applied, and stages.

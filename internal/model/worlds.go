@@ -37,10 +37,11 @@ func Rivals() Config {
 	return c
 }
 
-// Both is a switch during which a site may be lost.
+// Both is a switch during which the old owner may be lost.
 func Both() Config {
 	c := Handover()
-	c.Name, c.Horizon, c.Watches = "switch and failover", 6000, [2]bool{false, true}
+	c.Name, c.Horizon, c.Watches = "switch and failover", 5100, [2]bool{false, true}
+	c.May, c.Here = CrashAgents|FreezeAgents|CutStore, []int{0}
 	return c
 }
 
@@ -48,6 +49,7 @@ func Both() Config {
 func Mutual() Config {
 	c := Failover()
 	c.Name, c.Owners, c.Watches, c.Horizon, c.Faults, c.Returns = "there and back", [2]int{0, 1}, [2]bool{true, true}, 10000, 1, true
+	c.May, c.Here = CrashAgents|FreezeAgents, []int{0}
 	return c
 }
 
