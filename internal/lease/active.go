@@ -35,7 +35,7 @@ func (k *Keeper) renew(ctx context.Context, c *cycle, t task) error {
 }
 
 // doubt reads the record to find out whose it is.
-func (k *Keeper) doubt(ctx context.Context, c *cycle, t task) error {
+func (k *Keeper) doubt(ctx context.Context, c *cycle) error {
 	l, rev, found, err := k.read(ctx)
 	if err != nil {
 		c.unanswered(time.Now())

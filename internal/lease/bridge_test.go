@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,13 +13,28 @@ import (
 
 // promisers stand for the agents of the other sites: they promise unless told otherwise.
 type promisers struct {
+	mu     sync.Mutex // synctest.Wait orders nothing for the race detector when a goroutine merely sleeps
 	refuse map[topo.SiteID]error
 	long   time.Duration // at most
-	asked  []time.Time   // of b
+	asked  int           // of b
 	until  time.Time     // what b has promised last
 }
 
+func (p *promisers) set(change func(*promisers)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(p)
+}
+
+func (p *promisers) of() (asked int, until time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked, p.until
+}
+
 func (p *promisers) ask(_ context.Context, site topo.SiteID, _ string, long time.Duration) (time.Duration, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if err := p.refuse[site]; err != nil {
 		return 0, err
 	}
@@ -26,7 +42,7 @@ func (p *promisers) ask(_ context.Context, site topo.SiteID, _ string, long time
 		long = min(long, p.long)
 	}
 	if site == "b" {
-		p.asked = append(p.asked, time.Now())
+		p.asked++
 		p.until = time.Now().Add(long)
 	}
 	return long, nil
@@ -52,19 +68,20 @@ func TestBridge(t *testing.T) {
 			after(d / 10)
 			x.wantAccepts(0, true)
 			until, live := x.keeper.Deadline()
-			if len(p.asked) > 0 && (!live || until.After(p.until)) {
-				t.Fatalf("open until %v; promised until %v", until, p.until)
+			if asked, promised := p.of(); asked > 0 && (!live || until.After(promised)) {
+				t.Fatalf("open until %v; promised until %v", until, promised)
 			}
 		}
 		if st := x.keeper.Status(); !st.Active || !strings.Contains(st.Problem, "promises of b,c") {
 			t.Errorf("status %+v", st)
 		}
-		n := len(p.asked)
+		before, _ := p.of()
 		s.set(func(s *memStore) { s.down = false })
 		after(2 * d)
 		x.wantAccepts(0, true)
-		if now, _ := s.renewed(); now < 3 || len(p.asked) > n+1 {
-			t.Errorf("%d renewals, %d pleas after the store's return", now, len(p.asked)-n)
+		asked, _ := p.of()
+		if now, _ := s.renewed(); now < 3 || asked > before+1 {
+			t.Errorf("%d renewals, %d pleas after the store's return", now, asked-before)
 		}
 	})
 	bubble(t, "one that does not promise is enough", func(t *testing.T) {
@@ -74,13 +91,13 @@ func TestBridge(t *testing.T) {
 		s.set(func(s *memStore) { s.down = true })
 		after(3 * d)
 		x.wantAccepts(0, true)
-		p.refuse["c"] = errors.New("connection refused")
+		p.set(func(p *promisers) { p.refuse["c"] = errors.New("connection refused") })
 		after(d)
 		x.wantAccepts(0, false)
 		if st := x.keeper.Status(); st.Active || !strings.Contains(st.Problem, "site c promises nothing") {
 			t.Errorf("status %+v", st)
 		}
-		delete(p.refuse, "c") // it is back, and has not taken over: it promises again
+		p.set(func(p *promisers) { delete(p.refuse, "c") }) // it is back, and has not taken over: it promises again
 		after(d)
 		x.wantAccepts(0, true)
 	})
@@ -103,8 +120,8 @@ func TestBridge(t *testing.T) {
 			s.lease, s.leaseRev = &l, s.rev
 		})
 		after(3 * d)
-		if len(p.asked) > 0 {
-			t.Errorf("asked %d times", len(p.asked))
+		if asked, _ := p.of(); asked > 0 {
+			t.Errorf("asked %d times", asked)
 		}
 		_ = x
 	})
@@ -114,11 +131,12 @@ func TestBridge(t *testing.T) {
 		x := start(t, s, f, promised(p))
 		s.set(func(s *memStore) { s.down = true })
 		after(2 * d)
-		n := len(p.asked)
+		before, _ := p.of()
 		f.set(func(f *memFence) { f.refuse["heartbeat"] = errors.New("no answer") })
 		after(2 * d)
-		if _, live := x.keeper.Deadline(); live || len(p.asked) > n+1 {
-			t.Errorf("live %v, asked %d times more", live, len(p.asked)-n)
+		asked, _ := p.of()
+		if _, live := x.keeper.Deadline(); live || asked > before+1 {
+			t.Errorf("live %v, asked %d times more", live, asked-before)
 		}
 	})
 	bubble(t, "kept without anybody", func(t *testing.T) {

@@ -302,7 +302,7 @@ func (k *Keeper) turn(ctx context.Context, c *cycle, held func()) error {
 		case enforcing:
 			problem = k.enforce(ctx, c, t)
 		case doubting:
-			if problem = k.doubt(ctx, c, t); problem != nil {
+			if problem = k.doubt(ctx, c); problem != nil {
 				problem = k.bridge(ctx, c, problem)
 			}
 		case lost:
@@ -318,6 +318,12 @@ func (k *Keeper) turn(ctx context.Context, c *cycle, held func()) error {
 func (k *Keeper) release(ctx context.Context, c *cycle) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
+	if c.phase == doubting { // the end met a renewal under way
+		if err := k.doubt(ctx, c); err != nil || c.phase == lost {
+			k.log.Info("the site's lease is not released: whose it is is not known", "site", k.cfg.Site, "error", err)
+			return
+		}
+	}
 	l := c.lease
 	l.Sequence, l.Released, l.Rebuild = l.Sequence+1, true, k.Status().Rebuild
 	if _, err := k.cfg.Store.RenewLease(ctx, k.cfg.Site, l, c.revision); err != nil {

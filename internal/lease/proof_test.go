@@ -295,6 +295,30 @@ func TestActive(t *testing.T) {
 			t.Errorf("record %+v", s.record())
 		}
 	})
+	bubble(t, "ended while a renewal is under way, it releases the record all the same", func(t *testing.T) {
+		s, f := &memStore{}, newMemFence("a")
+		s.own(users())
+		k := must(New(Config{Site: "a", Store: s, Fence: f, Duration: d, Margin: margin}))
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- k.Run(ctx, nil) }()
+		synctest.Wait()
+		s.set(func(s *memStore) { s.loseAnswer = true })
+		for before, _ := s.renewed(); ; {
+			after(d / 1000)
+			if now, _ := s.renewed(); now > before { // written; the answer is on its way
+				break
+			}
+		}
+		stop()
+		s.set(func(s *memStore) { s.loseAnswer = false })
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if !s.record().Released {
+			t.Errorf("record %+v", s.record())
+		}
+	})
 	bubble(t, "its own end releases the record", func(t *testing.T) {
 		s, f := &memStore{}, newMemFence("a")
 		s.own(users())
