@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -215,12 +216,12 @@ func TestReadShop(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close(context.Background())
-	execSQL(t, db, `CREATE TABLE customers (id uuid PRIMARY KEY, orders_count int NOT NULL DEFAULT 0, address text NOT NULL DEFAULT '');
+	execSQL(t, db, `CREATE TABLE customers (id uuid PRIMARY KEY, orders_count int NOT NULL DEFAULT 0, address text NOT NULL DEFAULT '', wishes text[] NOT NULL DEFAULT '{}');
 		CREATE TABLE orders (customer_id uuid, id uuid, number int, seat_id uuid, status text, PRIMARY KEY (customer_id, id));
 		CREATE TABLE payments (customer_id uuid, id uuid, order_id uuid);
 		CREATE TABLE outbox (id uuid, done_at timestamptz);
 		CREATE TABLE seats (id uuid PRIMARY KEY, sold_to uuid);
-		INSERT INTO customers VALUES ('`+ada+`', 1, 'Pier 7'), ('`+bob+`', 0, '');
+		INSERT INTO customers VALUES ('`+ada+`', 1, 'Pier 7', '{}'), ('`+bob+`', 0, '', '{}'), ('`+order1+`', 0, '', '{jazz,rock}');
 		INSERT INTO orders VALUES ('`+ada+`', '`+order1+`', 1, '`+bob+`', 'confirmed');
 		INSERT INTO payments VALUES ('`+ada+`', gen_random_uuid(), '`+order1+`');
 		INSERT INTO seats VALUES ('`+bob+`', '`+order1+`'), ('`+ada+`', NULL);
@@ -229,14 +230,15 @@ func TestReadShop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o := s.Orders[order1]; o != (Order{order1, ada, 1, bob, "confirmed", 1}) || s.Counts[ada] != 1 || len(s.Sold) != 1 || s.Sold[bob] != order1 || len(s.Registers) != 1 || s.Registers[ada] != "Pier 7" {
+	if o := s.Orders[order1]; o != (Order{order1, ada, 1, bob, "confirmed", 1}) || s.Counts[ada] != 1 || len(s.Sold) != 1 || s.Sold[bob] != order1 || len(s.Registers) != 1 || s.Registers[ada] != "Pier 7" ||
+		len(s.Lists) != 1 || !slices.Equal(s.Lists[order1], []string{"jazz", "rock"}) {
 		t.Errorf("%+v", s)
 	}
 	if n, err := openJobs(t.Context(), db); err != nil || n != 1 {
 		t.Errorf("%d open jobs, %v", n, err)
 	}
-	in, err := customersIn(t.Context(), db, topo.SpansOf(bucketOf(ada, 256), bucketOf(bob, 256)), 256, 5)
-	if err != nil || len(in) != 1 || in[0] != bob { // ada is a register
+	in, err := customersIn(t.Context(), db, topo.SpansOf(bucketOf(ada, 256), bucketOf(bob, 256), bucketOf(order1, 256)), 256, 5)
+	if err != nil || len(in) != 1 || in[0] != bob { // ada is a register, the other one a list
 		t.Errorf("customers %v, %v", in, err)
 	}
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -28,6 +31,10 @@ func (d *Deployment) fault(p *planned) Fault {
 		return d.KillDatabase(p.Site)
 	case actStopDatabase:
 		return d.PauseDatabase(p.Site)
+	case actStopMaster:
+		return d.stopOne(p, func(context.Context) (int, error) { return d.postmaster(p.Site) })
+	case actStopBackend:
+		return d.stopOne(p, func(ctx context.Context) (int, error) { return d.shopBackend(ctx, p.Site, p.Draw) })
 	case actStopApplier:
 		return d.StopApplier(p.Site, p.Other)
 	case actStopLeader:
@@ -62,6 +69,64 @@ func (d *Deployment) PauseDatabase(site topo.SiteID) Fault {
 		Inject: func(context.Context) error { return d.databases[site].Pause() },
 		Heal:   func(context.Context) error { return d.databases[site].Resume() },
 	}
+}
+
+// stopOne stops one process of a database server; healing lets it go on.
+func (d *Deployment) stopOne(p *planned, find func(context.Context) (pid int, err error)) Fault {
+	pid := 0
+	return Fault{
+		Name: p.what(),
+		Inject: func(ctx context.Context) (err error) {
+			found, err := find(ctx)
+			if err == nil {
+				err = signalBackend(found, syscall.SIGSTOP)
+			}
+			if err == nil {
+				pid = found
+			}
+			return err
+		},
+		Heal: func(context.Context) error {
+			if pid == 0 {
+				return nil
+			}
+			if err := signalBackend(pid, syscall.SIGCONT); !errors.Is(err, syscall.ESRCH) { // the server may have ended it
+				return err
+			}
+			return nil
+		},
+	}
+}
+
+// postmaster reads which process a database server began with.
+func (d *Deployment) postmaster(site topo.SiteID) (pid int, err error) {
+	data, err := os.ReadFile(filepath.Join(d.databases[site].Dir, "postmaster.pid"))
+	if err == nil {
+		_, err = fmt.Sscan(string(data), &pid)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("lab: postmaster of site %s: %w", site, err)
+	}
+	return pid, nil
+}
+
+// shopBackend picks a backend that serves the shop.
+func (d *Deployment) shopBackend(ctx context.Context, site topo.SiteID, draw uint64) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, askBound)
+	defer cancel()
+	var pids []int
+	err := d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+		rows, err := db.Query(ctx, `SELECT pid FROM pg_stat_activity WHERE usename = $1 AND backend_type = 'client backend' ORDER BY state = 'active' DESC, pid`, shopRole)
+		if err != nil {
+			return err
+		}
+		pids, err = pgx.CollectRows(rows, pgx.RowTo[int])
+		return err
+	})
+	if err != nil || len(pids) == 0 {
+		return 0, errors.Join(errNothingThere, err)
+	}
+	return pids[draw%uint64(len(pids))], nil
 }
 
 // PauseLeader stops whichever store member leads; healing lets it go on, still sure that it does.

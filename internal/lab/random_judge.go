@@ -233,7 +233,7 @@ func (e *episode) checkTakeovers() Check {
 	expected := 0
 	for i := range e.steps {
 		p := &e.steps[i]
-		if p.Do != actLoseSite || p.leftOut != "" || p.owned == 0 || p.Lasts < expectTakeover || e.schedule.Double || e.besides(p) {
+		if !p.Alone || p.leftOut != "" || p.owned == 0 || e.besides(p) {
 			continue
 		}
 		expected++
@@ -247,10 +247,10 @@ func (e *episode) checkTakeovers() Check {
 	return c
 }
 
-// besides tells whether another fault was there, or had just been, when a site was lost.
+// besides tells whether another fault was there, or had just been, when a site was lost: one that came later than drawn.
 func (e *episode) besides(p *played) bool {
 	return slices.ContainsFunc(e.steps, func(o played) bool {
-		return o.isFault() && o.planned.String() != p.planned.String() && o.began.Before(p.ended) && o.ended.After(p.began.Add(-3*leaseTime))
+		return o.isFault() && o.planned.String() != p.planned.String() && o.began.Before(p.ended) && o.ended.After(p.began.Add(-quietBefore/2))
 	})
 }
 

@@ -85,7 +85,7 @@ func TestLossIn(t *testing.T) {
 
 // lost is an episode in which everything at a was killed at 10, for so long.
 func lostEpisode(lasts time.Duration, more ...played) *episode {
-	p := planned{Do: actLoseSite, At: 9 * time.Second, Lasts: lasts, Site: "a"}
+	p := planned{Do: actLoseSite, At: 9 * time.Second, Lasts: lasts, Site: "a", Alone: true}
 	return &episode{steps: append([]played{{planned: p, owned: 128, began: second(10), ended: second(10).Add(lasts)}}, more...), failovers: []failoverSeen{{record: aFailover()}}}
 }
 
@@ -98,14 +98,13 @@ func TestCheckTakeovers(t *testing.T) {
 		return e
 	}
 	want(t, alone(lostEpisode(long)).checkTakeovers(), "nobody took over its 128 buckets")
-	want(t, alone(lostEpisode(long-time.Second)).checkTakeovers(), "")
-	other := played{planned: planned{Do: actStopAgent, At: 3 * time.Second, Site: "b"}, began: second(4), ended: second(7)}
+	other := played{planned: planned{Do: actStopAgent, At: 3 * time.Second, Site: "b"}, began: second(4), ended: second(7.5)}
 	want(t, alone(lostEpisode(long, other)).checkTakeovers(), "") // b may not have been fit
 	other.planned.Do = actSwitch
 	want(t, alone(lostEpisode(long, other)).checkTakeovers(), "nobody took over")
-	double := alone(lostEpisode(long))
-	double.schedule.Double = true
-	want(t, double.checkTakeovers(), "")
+	among := alone(lostEpisode(long))
+	among.steps[0].Alone = false
+	want(t, among.checkTakeovers(), "")
 	early := lostEpisode(long)
 	early.failovers[0].record.Steps[0].At = second(9)
 	want(t, early.checkTakeovers(), "nobody took over")

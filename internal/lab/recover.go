@@ -26,7 +26,7 @@ func (d *Deployment) recover(ctx context.Context, bound time.Duration, leave ...
 		}
 	}
 	for _, site := range d.opts.Sites {
-		if s := d.databases[site]; s.Resume() != nil { // it does not run
+		if s := d.databases[site]; s.Resume() != nil { // it does not run; else all of its processes go on
 			if err := s.Restart(ctx); err != nil {
 				return err
 			}

@@ -67,7 +67,9 @@ const (
 	actStopAgent    act = "stop-agent"
 	actStopGateway  act = "stop-gateway"
 	actStopDatabase act = "stop-database"
-	actStopApplier  act = "stop-applier" // the backend that applies another site's changes
+	actStopMaster   act = "stop-postmaster" // alone: no new connections
+	actStopBackend  act = "stop-backend"    // one of the application's, wherever it is
+	actStopApplier  act = "stop-applier"    // the backend that applies another site's changes, in the middle of a transaction
 	actStopLeader   act = "stop-store-leader"
 	actCut          act = "cut"
 	actCutOneWay    act = "cut-one-way"
@@ -82,7 +84,7 @@ var faultWeights = []struct {
 	weight int
 }{
 	{actKillAgent, 8}, {actKillGateway, 6}, {actKillShop, 3}, {actKillStore, 6}, {actKillDatabase, 8},
-	{actStopAgent, 8}, {actStopGateway, 5}, {actStopDatabase, 8}, {actStopApplier, 6}, {actStopLeader, 5},
+	{actStopAgent, 8}, {actStopGateway, 5}, {actStopDatabase, 7}, {actStopMaster, 4}, {actStopBackend, 5}, {actStopApplier, 6}, {actStopLeader, 5},
 	{actCut, 10}, {actCutOneWay, 7}, {actDelay, 7}, {actReset, 5}, {actLoseSite, 8},
 }
 
@@ -97,6 +99,7 @@ type planned struct {
 	Kinds []Kind        // of a path; none: all
 	Extra time.Duration // of a delay; of a long transaction: how long it stays open
 	Count int           // of buckets
+	Alone bool          // no other fault is there or was shortly before: what the product promises of such a loss is expected
 	Draw  uint64        // decides what can be known only when it is done: which buckets, which customer
 }
 
@@ -129,12 +132,16 @@ const (
 	lastFault   = 22 * time.Second
 	maxOverlap  = 3 // faults at one time
 	doubleEvery = 8 // one episode in so many is a double
+	lossEvery   = 4 // one of the others in so many loses a site that is well, with nothing else wrong
 )
 
 // draw makes the schedule of one episode.
 func draw(seed Seed, l layout) schedule {
 	d := drawer{rand.New(rand.NewPCG(seed.Number, uint64(seed.Episode))), l}
 	s := schedule{Seed: seed, Double: d.IntN(doubleEvery) == 0}
+	if !s.Double && d.IntN(lossEvery) == 0 {
+		s.Steps = append(s.Steps, d.loss())
+	}
 	for range 4 + d.IntN(4) {
 		for range 40 { // tries
 			if p := d.fault(); s.admits(p) {
@@ -194,6 +201,14 @@ func (d drawer) transaction() planned {
 	}
 	return planned{Do: actPrepared, At: d.between(firstFault, lastFault), Lasts: d.between(leaseTime/3, 2*leaseTime), Site: d.site(), Draw: d.Uint64()}
 }
+
+// loss draws the loss of a site that has been well for a while, for long enough to be replaced.
+func (d drawer) loss() planned {
+	return planned{Do: actLoseSite, At: d.between(quietBefore+firstFault, quietBefore+firstFault+5*time.Second), Lasts: d.between(expectTakeover, 5*leaseTime), Site: d.site(), Alone: true, Draw: d.Uint64()}
+}
+
+// quietBefore is how long there is no fault before one that is alone.
+const quietBefore = 2 * leaseTime
 
 func (d drawer) fault() planned {
 	total := 0
@@ -269,7 +284,7 @@ func (p *planned) ofPath() bool {
 func (p *planned) until() time.Duration {
 	after := time.Second
 	switch p.Do {
-	case actKillStore, actKillDatabase, actStopDatabase, actStopLeader, actReset:
+	case actKillStore, actKillDatabase, actStopDatabase, actStopBackend, actStopLeader, actReset:
 		after = 2 * time.Second
 	case actLoseSite:
 		after = 4 * time.Second
@@ -277,7 +292,15 @@ func (p *planned) until() time.Duration {
 	return p.At + p.Lasts + after
 }
 
-func (p *planned) overlaps(o *planned) bool { return p.At < o.until() && o.At < p.until() }
+func (p *planned) overlaps(o *planned) bool { return p.from() < o.until() && o.from() < p.until() }
+
+// from is when it begins to matter what else is there.
+func (p *planned) from() time.Duration {
+	if p.Alone {
+		return p.At - quietBefore
+	}
+	return p.At
+}
 
 // domains are the failure domains of which one is enough to explain the fault: a path is down because of either end.
 // None: which one it is shows only when it is done.
@@ -318,7 +341,7 @@ func (p *planned) part() string {
 		return "app"
 	case actKillStore:
 		return "store"
-	case actKillDatabase, actStopDatabase, actStopApplier:
+	case actKillDatabase, actStopDatabase, actStopMaster, actStopBackend, actStopApplier:
 		return "db"
 	}
 	return ""
@@ -340,6 +363,9 @@ func (s *schedule) admits(p planned) bool {
 	}
 	if len(together) == 1 {
 		return true
+	}
+	if slices.ContainsFunc(together, func(o *planned) bool { return o.Alone }) {
+		return false
 	}
 	lost := 0
 	for _, o := range together {
@@ -401,6 +427,10 @@ func (p *planned) what() string {
 		return fmt.Sprintf("SIGKILL of %s/%s, started again after %.1f s", p.Site, p.part(), p.Lasts.Seconds())
 	case actStopAgent, actStopGateway, actStopDatabase:
 		return fmt.Sprintf("SIGSTOP of %s/%s %s", p.Site, p.part(), long)
+	case actStopMaster:
+		return fmt.Sprintf("SIGSTOP of the postmaster at %s %s", p.Site, long)
+	case actStopBackend:
+		return fmt.Sprintf("SIGSTOP of one of the shop's backends at %s %s", p.Site, long)
 	case actStopApplier:
 		return fmt.Sprintf("SIGSTOP of the backend that applies %s's changes at %s %s", p.Other, p.Site, long)
 	case actStopLeader:

@@ -38,13 +38,13 @@ func TestDraw_IsAFunctionOfTheSeed(t *testing.T) {
 	}
 }
 
-const goldenStep = "  3.2 s  SIGKILL of b/db, started again after 8.9 s"
+const goldenStep = "  3.2 s  SIGSTOP of b/agent for 8.9 s"
 
 // Every schedule keeps its promises, checked instant by instant: single failure domains, targets of their own, healed in
 // time.
 func TestDraw_Promises(t *testing.T) {
 	t.Parallel()
-	acts, doubles, together := map[act]int{}, 0, 0
+	acts, doubles, losses, together := map[act]int{}, 0, 0, 0
 	for _, l := range layouts {
 		for n := range uint64(700) {
 			s := draw(Seed{n, 3}, l)
@@ -56,6 +56,10 @@ func TestDraw_Promises(t *testing.T) {
 				acts[p.Do]++
 				if p.At < 0 || p.At+p.Lasts > playTime || i > 0 && p.At < s.Steps[i-1].At {
 					t.Errorf("%s: %s", s.Seed, p)
+				}
+				if p.Alone {
+					losses++
+					checkAlone(t, &s, p)
 				}
 				var active []*planned // when this step begins
 				for j := range s.Steps {
@@ -78,8 +82,21 @@ func TestDraw_Promises(t *testing.T) {
 			t.Errorf("%s was drawn %d times", a, acts[a])
 		}
 	}
-	if doubles < 100 || together != maxOverlap {
-		t.Errorf("%d doubles, at most %d faults together", doubles, together)
+	if doubles < 100 || losses < 300 || together != maxOverlap {
+		t.Errorf("%d doubles, %d losses, at most %d faults together", doubles, losses, together)
+	}
+}
+
+// checkAlone: a loss of which a takeover is expected lasts for long enough, and no other fault is near it.
+func checkAlone(t *testing.T, s *schedule, p *planned) {
+	t.Helper()
+	if p.Lasts < expectTakeover || s.Double {
+		t.Errorf("%s: %s", s.Seed, p)
+	}
+	for i := range s.Steps {
+		if o := &s.Steps[i]; o != p && o.isFault() && o.At < p.At+p.Lasts && o.At+o.Lasts > p.At-quietBefore {
+			t.Errorf("%s: %s beside %s", s.Seed, o, p)
+		}
 	}
 }
 
