@@ -11,7 +11,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults help build demo demo-pgbench lab-short lab-long lab-replay check test test-matrix fuzz clean tools
+.PHONY: test-faults help build demo demo-pgbench bench-fence check-oracle lab-short lab-long lab-replay check test test-matrix explore fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ demo: tools build ## two sites and a witness on this machine: load, switches, a 
 
 demo-pgbench: tools build ## pgbench's bank, adopted under its clients, moved and failed over while they work; report in out/pgbench.json
 	$(BIN)/atoll lab pgbench --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(POOLER),--pooler $(POOLER))
+
+bench-fence: tools build ## what the fence costs, with and without it in turns; report in out/bench-fence.json
+	$(BIN)/atoll lab bench-fence --out out
 
 lab-short: tools build ## a few random schedules of faults and switches at two and three sites, always the same; report in out/lab-random.json
 	@echo "seeds at two sites: $(SHORT_SEEDS); at three: $(SHORT_SEEDS_THREE)"
@@ -45,13 +48,19 @@ check: ## format, vet, lint, import rules
 	go tool staticcheck ./...
 	go test -count=1 -run 'TestImportDirection|TestPackageNames' .
 
-test: ## all tests, with the race detector
+check-oracle: ## the exact engine against SCRAM: shipped estates and random fault trees (TREES=300, SEED=n; Debian's package scram)
+	bash scripts/check-oracle
+
+test: ## all tests, with the race detector; pictures of the assessment's page in out/screenshots
 	@bash scripts/install-tools browser
-	CGO_ENABLED=1 go test -race -timeout 15m ./...
+	ATOLL_SCREENSHOTS=$(CURDIR)/out/screenshots CGO_ENABLED=1 go test -race -timeout 20m ./...
 	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
 
 test-faults: tools ## the named faults on real sites, alone on the machine (RUN=TestStoreLeaderKilled plays one)
-	ATOLL_FAULTS=1 go test -count=1 -v -timeout 40m -run '$(or $(RUN),TestControllerKilled|TestStoreLeader|TestAgentPaused|TestDatabase)' ./internal/lab
+	ATOLL_FAULTS=1 go test -count=1 -v -timeout 40m -run '$(or $(RUN),TestControllerKilled|TestStoreLeader|TestStoreGone|TestAgentPaused|TestDatabase)' ./internal/lab
+
+explore: ## every interleaving of a small world, to a stated depth, against the invariants (WORLD=failover searches one; takes a while)
+	ATOLL_EXPLORE=1 ATOLL_WORLD='$(WORLD)' go test -count=1 -v -timeout 6h -run TestExplore ./internal/model
 
 test-matrix: tools ## the adapter's tests on PostgreSQL 16, 17 and 18 too (needs npm for the binaries; kept in bin/postgresql)
 	bash scripts/postgres-matrix bin/postgresql $(RUN)

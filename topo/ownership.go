@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/atollhq/atoll/internal/plant"
 )
 
 // OwnershipFormat is the version of the document's JSON form that this build writes and the highest it reads.
@@ -31,13 +33,51 @@ const (
 )
 
 // Cut ends an epoch whose owner died: changes of From at this epoch or an earlier one, beyond Position in From's
-// stream, are stale (I5); those at or before it are ordinary. It stays in the document until From is back and its tail
-// is settled; until then From is not eligible as an owner.
+// stream, are stale (I5); those at or before it are ordinary. It stays in the document until every site knows it, and
+// From is back and its tail is settled; until then From is not eligible as an owner.
 type Cut struct {
 	From     SiteID     `json:"from"`
 	Epoch    Epoch      `json:"epoch"`
 	Position uint64     `json:"position"`
-	Handover HandoverID `json:"handover"` // the failover
+	Handover HandoverID `json:"handover"`          // the failover
+	Settled  bool       `json:"settled,omitempty"` // From is back; other sites have still to take note
+	Earlier  *Cut       `json:"earlier,omitempty"` // of the bucket, of another site or not: an owner was lost before the last one was settled
+}
+
+// same compares two chains of cuts.
+func (c *Cut) same(o *Cut) bool {
+	for ; c != nil && o != nil; c, o = c.Earlier, o.Earlier {
+		if c.From != o.From || c.Epoch != o.Epoch || c.Position != o.Position || c.Handover != o.Handover || c.Settled != o.Settled {
+			return false
+		}
+	}
+	return c == o
+}
+
+// open is the newest cut of a chain whose tail is not settled; nil if there is none.
+func (c *Cut) open() *Cut {
+	for ; c != nil; c = c.Earlier {
+		if !c.Settled {
+			return c
+		}
+	}
+	return nil
+}
+
+// maxCuts bounds the owners of a bucket that may be lost one after the other and not be settled.
+const maxCuts = 16
+
+func (c *Cut) validate(below Epoch) error {
+	for n := 0; c != nil; c, n = c.Earlier, n+1 {
+		if n == maxCuts {
+			return fmt.Errorf("more than %d cuts", maxCuts)
+		}
+		if c.From == "" || c.Handover == "" || c.Epoch == 0 || c.Epoch >= below {
+			return fmt.Errorf("a cut that makes no sense: site %q, epoch %d, failover %q", c.From, c.Epoch, c.Handover)
+		}
+		below = c.Epoch
+	}
+	return nil
 }
 
 // Range is a run of neighbouring buckets with the same owner, epoch and state.
@@ -54,7 +94,7 @@ type Range struct {
 
 func (r Range) sameAs(o Range) bool {
 	return r.Owner == o.Owner && r.Epoch == o.Epoch && r.State == o.State && r.Handover == o.Handover &&
-		r.Target == o.Target && (r.Cut == o.Cut || r.Cut != nil && o.Cut != nil && *r.Cut == *o.Cut)
+		r.Target == o.Target && r.Cut.same(o.Cut)
 }
 
 // Placement is the ownership of one keyspace.
@@ -139,8 +179,9 @@ func (p Placement) validate() error {
 			return fmt.Errorf("range %d-%d is moving without a handover or target", r.First, r.Last)
 		case r.State != Open && r.State != Moving:
 			return fmt.Errorf("range %d-%d has unknown state %q", r.First, r.Last, r.State)
-		case r.Cut != nil && (r.Cut.From == "" || r.Cut.Handover == "" || r.Cut.Epoch == 0 || r.Cut.Epoch >= r.Epoch):
-			return fmt.Errorf("range %d-%d at epoch %d has a cut that makes no sense: %+v", r.First, r.Last, r.Epoch, *r.Cut)
+		}
+		if err := r.Cut.validate(r.Epoch); err != nil {
+			return fmt.Errorf("range %d-%d at epoch %d has %w", r.First, r.Last, r.Epoch, err)
 		}
 		next = int(r.Last) + 1
 	}
@@ -194,7 +235,8 @@ func (o Ownership) sealed() Ownership {
 }
 
 // StartMove claims open buckets for a handover to target. It refuses buckets that move already (handovers never
-// overlap), that target owns, or that do not exist; and a target whose tail is not settled.
+// overlap), that target owns, or that do not exist; those whose lost owner's tail is for their present owner to decide;
+// and a target whose tail is not settled.
 func (o Ownership) StartMove(ks KeyspaceID, buckets Spans, id HandoverID, target SiteID) (Ownership, error) {
 	if lost := o.Unsettled(target); lost != "" {
 		return o, fmt.Errorf("site %s is returning from failover %s: its tail is not settled", target, lost)
@@ -205,6 +247,9 @@ func (o Ownership) StartMove(ks KeyspaceID, buckets Spans, id HandoverID, target
 			return r, fmt.Errorf("buckets %d-%d already move in handover %s", r.First, r.Last, r.Handover)
 		case r.Owner == target:
 			return r, fmt.Errorf("buckets %d-%d are at %s already", r.First, r.Last, target)
+		}
+		if c := r.Cut.open(); c != nil {
+			return r, fmt.Errorf("buckets %d-%d stay at %s until site %s is back from failover %s: %[3]s has to decide what %[4]s committed last", r.First, r.Last, r.Owner, c.From, c.Handover)
 		}
 		r.State, r.Handover, r.Target = Moving, id, target
 		return r, nil
@@ -228,7 +273,11 @@ func (o Ownership) AbortMove(ks KeyspaceID, buckets Spans, id HandoverID) (Owner
 		if r.State != Moving || r.Handover != id {
 			return r, fmt.Errorf("buckets %d-%d do not move in handover %s", r.First, r.Last, id)
 		}
-		return Range{First: r.First, Last: r.Last, Owner: r.Owner, Epoch: r.Epoch + 1, State: Open, Cut: r.Cut}, nil
+		epoch := r.Epoch + 1
+		if plant.AbortKeepsEpoch {
+			epoch = r.Epoch
+		}
+		return Range{First: r.First, Last: r.Last, Owner: r.Owner, Epoch: epoch, State: Open, Cut: r.Cut}, nil
 	})
 }
 

@@ -41,7 +41,7 @@ func (o Ownership) TakeOver(from, to SiteID, id HandoverID, position uint64) (Ow
 		var err error
 		next, err = next.change(ks, buckets, func(r Range) (Range, error) {
 			return Range{First: r.First, Last: r.Last, Owner: to, Epoch: r.Epoch + 1, State: Open,
-				Cut: &Cut{From: from, Epoch: r.Epoch, Position: position, Handover: id}}, nil
+				Cut: &Cut{From: from, Epoch: r.Epoch, Position: position, Handover: id, Earlier: r.Cut}}, nil
 		})
 		if err != nil {
 			return o, nil, err
@@ -54,17 +54,18 @@ func (o Ownership) TakeOver(from, to SiteID, id HandoverID, position uint64) (Ow
 	return next.sealed(), taken, nil
 }
 
-// Settle removes the cuts of a failover: the site that was lost is back, its tail is decided, and it may own again.
-func (o Ownership) Settle(id HandoverID) (Ownership, error) {
+// Settle says that the site which a failover lost is back and its tail decided: it may own again. With everywhere, every
+// site has taken note of the failover's cuts, and they are removed.
+func (o Ownership) Settle(id HandoverID, everywhere bool) (Ownership, error) {
 	found := false
 	next := o
 	next.Keyspaces = maps.Clone(o.Keyspaces)
 	for ks, p := range o.Keyspaces {
 		var ranges []Range
 		for _, r := range p.Ranges {
-			if r.Cut != nil && r.Cut.Handover == id {
-				r.Cut, found = nil, true
-			}
+			var hit bool
+			r.Cut, hit = r.Cut.settle(id, everywhere)
+			found = found || hit
 			if n := len(ranges); n > 0 && ranges[n-1].sameAs(r) {
 				ranges[n-1].Last = r.Last
 				continue
@@ -81,31 +82,53 @@ func (o Ownership) Settle(id HandoverID) (Ownership, error) {
 	return next.sealed(), nil
 }
 
+// settle returns the chain with the failover's cut settled or, with everywhere, without it.
+func (c *Cut) settle(id HandoverID, everywhere bool) (out *Cut, found bool) {
+	switch {
+	case c == nil:
+		return nil, false
+	case c.Handover == id && everywhere:
+		return c.Earlier, true
+	case c.Handover == id && c.Settled:
+		return c, false
+	case c.Handover == id:
+		settled := *c
+		settled.Settled = true
+		return &settled, true
+	}
+	rest, found := c.Earlier.settle(id, everywhere)
+	if !found {
+		return c, false
+	}
+	copied := *c
+	copied.Earlier = rest
+	return &copied, true
+}
+
 // Unsettled names a failover that took buckets from the site and whose tail is not settled; "" if there is none.
 func (o Ownership) Unsettled(site SiteID) HandoverID {
-	for _, ks := range slices.Sorted(maps.Keys(o.Keyspaces)) {
-		for _, r := range o.Keyspaces[ks].Ranges {
-			if r.Cut != nil && r.Cut.From == site {
-				return r.Cut.Handover
-			}
+	for _, c := range o.Cuts() {
+		if c.Cut.From == site && !c.Cut.Settled {
+			return c.Cut.Handover
 		}
 	}
 	return ""
 }
 
-// CutRange is a run of buckets with a cut, and who owns them now.
+// CutRange is a run of buckets with a cut, one of its chain, and who owns them now.
 type CutRange struct {
 	Keyspace KeyspaceID
 	Range    Range
+	Cut      Cut
 }
 
-// Cuts lists every range that has a cut, in order.
+// Cuts lists every cut of every range that has one, in order; of a range the newest first.
 func (o Ownership) Cuts() []CutRange {
 	var out []CutRange
 	for _, ks := range slices.Sorted(maps.Keys(o.Keyspaces)) {
 		for _, r := range o.Keyspaces[ks].Ranges {
-			if r.Cut != nil {
-				out = append(out, CutRange{ks, r})
+			for c := r.Cut; c != nil; c = c.Earlier {
+				out = append(out, CutRange{ks, r, *c})
 			}
 		}
 	}

@@ -44,7 +44,7 @@ func TestTakeOver(t *testing.T) {
 	if r, _ := back.At("users", 1); r.Owner != "a" || r.State != Moving || r.Cut != nil {
 		t.Errorf("a bucket that moves was touched: %+v", r)
 	}
-	if r, _ := back.At("users", 4); r.Owner != "b" || r.Epoch != 7 || r.Cut == nil || *r.Cut != (Cut{"a", 6, 900, "f-1"}) {
+	if r, _ := back.At("users", 4); r.Owner != "b" || r.Epoch != 7 || r.Cut == nil || *r.Cut != (Cut{From: "a", Epoch: 6, Position: 900, Handover: "f-1"}) {
 		t.Errorf("bucket 4: %+v, cut %+v", r, r.Cut)
 	}
 	if r, _ := back.At("users", 6); r.Epoch != 2 || r.Cut != nil {
@@ -56,14 +56,14 @@ func TestTakeOver(t *testing.T) {
 	if _, _, err := back.TakeOver("b", "a", "f-2", 1); err == nil {
 		t.Error("a site whose tail is not settled took over")
 	}
-	settled, err := back.Settle("f-1")
+	settled, err := back.Settle("f-1", true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := settled.Validate(); err != nil || settled.Unsettled("a") != "" || len(settled.Cuts()) != 0 || settled.Version != back.Version+1 {
 		t.Errorf("settled: %v, %+v", err, settled)
 	}
-	if _, err := settled.Settle("f-1"); err == nil {
+	if _, err := settled.Settle("f-1", true); err == nil {
 		t.Error("what has no cut was settled")
 	}
 }

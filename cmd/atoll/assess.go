@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,6 +48,7 @@ Exit status: 0 fine; 1 error, such as a file that is wrong; 2 a gate failed.`,
   atoll assess estate.yaml --explain                # what can be asked
   atoll assess estate.yaml --explain checkout.downtime
   atoll assess estate.yaml --gate wants --gate 'total.today.loss<=250k'
+  git show main:estate.yaml | atoll assess diff - estate.yaml
   atoll assess export --mef estate.yaml --service checkout > tree.xml
   atoll assess fta tree.xml --json`,
 		Args: cobra.RangeArgs(0, 2),
@@ -66,7 +68,7 @@ Exit status: 0 fine; 1 error, such as a file that is wrong; 2 a gate failed.`,
 	f.StringVar(&o.explain, "explain", "", "say where the number `ID` comes from; without one: list them")
 	f.Lookup("explain").NoOptDefVal = listIDs
 	f.StringArrayVar(&o.gates, "gate", nil, "end with status 2 unless this holds; see above")
-	cmd.AddCommand(c.assessNew(), c.assessExport(), c.assessFaults(), c.assessNetwork())
+	cmd.AddCommand(c.assessNew(), c.assessDiff(), c.assessExport(), c.assessFaults(), c.assessNetwork())
 	return cmd
 }
 
@@ -113,13 +115,7 @@ func (c *cli) assessFile(cmd *cobra.Command, o *assessing, file string) error {
 	if err != nil {
 		return err
 	}
-	for _, why := range failed {
-		fmt.Fprintln(cmd.ErrOrStderr(), "gate", why)
-	}
-	if len(failed) > 0 {
-		return &statusError{errors.New("a gate failed"), gateFailed}
-	}
-	return nil
+	return gated(cmd.ErrOrStderr(), failed)
 }
 
 func (c *cli) show(out io.Writer, r *assess.Report, explain string) error {
@@ -153,6 +149,7 @@ func assessed(log io.Writer, file string, o assess.Options) (*assess.Report, err
 		what += ", with simulation"
 	}
 	stop := progress(log, what)
+	debug.SetGCPercent(400) // short-lived, and small beside what it throws away
 	r, err := assess.Assess(e, o)
 	stop()
 	if err != nil {

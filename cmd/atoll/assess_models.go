@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -20,28 +21,33 @@ func (c *cli) assessFaults() *cobra.Command {
 	var order int
 	var mission float64
 	cmd := &cobra.Command{
-		Use:   "fta FILE.xml",
+		Use:   "fta FILE.xml...",
 		Short: "analyse a fault tree in the Open-PSA format: exact probability, minimal cut sets, importance",
 		Long: `Reads a fault tree in the Open-PSA model exchange format (gates and, or, atleast, not, xor, …; basic and house events; parameters;
-common-cause groups: beta factor, MGL, alpha factor, phi factor) and answers exactly, by a binary decision diagram.
+common-cause groups: beta factor, MGL, alpha factor, phi factor) and answers exactly, by a binary decision diagram. A model may be spread over
+files: name all of them, or let one <include href="…"/> the others. Without probabilities cut sets are still found.
 
 With --max-order cut sets of more events are left out: of the counts, the list and rare_event_sum. The probability stays exact. JSON:
 probability, rare_event_sum, upper_bound, cut_sets {total, by_order, max_order, most_probable}, importance.`,
 		Example: `  atoll assess fta tree.xml
   atoll assess fta tree.xml --json | jq .probability
+  atoll assess fta gates.xml events.xml
   atoll assess fta plant.xml --top core-damage --max-order 4 --mission-time 24`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if order < 0 || mission < 0 {
 				return errors.New("--max-order and --mission-time cannot be negative")
 			}
-			m, err := loadTree(args[0], top, mission)
+			m, err := loadTree(args, fault.ReadOptions{Top: top, MissionTime: mission})
 			if err != nil {
 				return err
 			}
 			stop := progress(cmd.ErrOrStderr(), fmt.Sprintf("analysing %d gates and %d events", len(m.Gates), len(m.Events)))
 			r, err := fault.Analyse(m, fault.Options{MaxOrder: order, MaxSets: listedSets})
 			stop()
+			if errors.Is(err, fault.ErrTooLarge) {
+				return fmt.Errorf("analyse %s: %w; a truncation may still find its small cut sets: %s", args[0], err, truncation(order))
+			}
 			if err != nil {
 				return fmt.Errorf("analyse %s: %w", args[0], err)
 			}
@@ -59,23 +65,29 @@ probability, rare_event_sum, upper_bound, cut_sets {total, by_order, max_order, 
 	return cmd
 }
 
-func loadTree(path, top string, mission float64) (*fault.Model, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the fault tree: %w", err)
+// truncation says which one to ask for.
+func truncation(tried int) string {
+	if tried > 1 {
+		return fmt.Sprintf("--max-order %d", tried-1)
 	}
-	defer f.Close()
-	m, err := fault.ReadMEF(f, top, mission)
+	return "--max-order 3"
+}
+
+func loadTree(paths []string, o fault.ReadOptions) (*fault.Model, error) {
+	m, err := fault.ReadMEFFiles(paths, func(name string) (io.ReadCloser, error) { return os.Open(name) }, o)
 	var syntax *fault.SyntaxError
-	if errors.As(err, &syntax) {
+	var file *os.PathError
+	switch {
+	case errors.As(err, &syntax):
 		hint := ""
 		if syntax.Hint != "" {
 			hint = " (" + plain(syntax.Hint) + ")"
 		}
-		return nil, fmt.Errorf("%s:%d:%d: %s%s", path, syntax.Line, syntax.Column, plain(syntax.Message), hint)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s:%d:%d: %s%s", syntax.File, syntax.Line, syntax.Column, plain(syntax.Message), hint)
+	case errors.As(err, &file):
+		return nil, fmt.Errorf("read the fault tree: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", paths[0], err)
 	}
 	return m, nil
 }

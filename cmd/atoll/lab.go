@@ -42,7 +42,7 @@ and is gone when the lab ends.
 	}
 	flags.IntVar(&o.Gateways, "gateways", 2, "gateways per site")
 	flags.StringVar(&o.Pooler, "pooler", "", "connection pooler between shop and database: pgbouncer, in transaction mode; empty for none")
-	cmd.AddCommand(c.labDemo(&o), c.labRandom(&o), c.labPgbench(&o), c.labUp(&o), labTell())
+	cmd.AddCommand(c.labDemo(&o), c.labRandom(&o), c.labPgbench(&o), c.labBenchFence(), c.labUp(&o), labTell())
 	return cmd
 }
 
@@ -130,6 +130,27 @@ load everything at the bank's site is killed; the other one takes over, and the 
 	cmd.Flags().IntVar(&bench.Clients, "clients", 4, "clients of one connection each")
 	cmd.Flags().IntVar(&bench.Rate, "rate", 200, "transactions a second of all clients; -1: as fast as they can, which may be faster than this machine replicates")
 	cmd.Flags().IntVar(&bench.Scale, "scale", 5, "pgbench's scale: branches, each with 100000 accounts")
+	return cmd
+}
+
+func (c *cli) labBenchFence() *cobra.Command {
+	bench := lab.FenceBenchOptions{}
+	cmd := &cobra.Command{
+		Use:   "bench-fence",
+		Short: "what the fence costs: transactions and CPU with and without it, in turns; exit 0 if it was measured",
+		Long: `Starts a PostgreSQL server, fences one table as atoll apply does and leaves its twin without, and lets clients work on both in
+turns: one-row updates, one-row inserts and inserts of 100 rows, with durable commits and with others. Goals are reported, not
+asserted.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			bench.JSON, bench.Stdout, bench.Stderr = c.json, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return lab.BenchFence(cmd.Context(), bench)
+		},
+	}
+	cmd.Flags().StringVar(&bench.Out, "out", "out", "folder of the report, bench-fence.json")
+	cmd.Flags().IntVar(&bench.Rounds, "rounds", 11, "turns with the fence and without, per case")
+	cmd.Flags().DurationVar(&bench.Turn, "turn", 600*time.Millisecond, "length of a turn")
+	cmd.Flags().IntSliceVar(&bench.Clients, "clients", []int{1, 8}, "numbers of clients")
 	return cmd
 }
 

@@ -218,7 +218,7 @@ func TestAbortWhenWritersRemain(t *testing.T) {
 	w.arrives("b", keys[0], 1)
 	w.arrives("b", keys[1], 1)
 	if e := w.epoch("a", 7); e != 2 {
-		t.Errorf("a is open at epoch %d; want 2: an abort raises it too", e)
+		t.Errorf("after 1 handover, which was aborted, a is open at epoch %d; want 2: an abort raises it too", e)
 	}
 	// Nothing of the aborted attempt is in the way of the next.
 	w.await(w.people, w.begin("b", "0-24"), "done")

@@ -39,6 +39,7 @@ type database struct {
 	serve    *replicate.Serve
 	follows  map[topo.SiteID]*replicate.Follow
 	applying rejoin.Gate // what follows runs in
+	halted   halts
 	returns  *rejoin.Rejoin
 }
 
@@ -78,7 +79,8 @@ func (a *agent) withDatabase(ctx context.Context, d *door) error {
 	defer fence.Close()
 	policy := a.cfg.Spec.Policies.Lease
 	keeper, err := lease.New(lease.Config{Site: a.site, Store: a.store, Fence: fence, Duration: policy.Duration, Margin: policy.Margin, W: policy.W,
-		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log})
+		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log,
+		Without: without(a.cfg.Spec.Policies.Failover.OnQuorumLoss), Peers: a.others(), Ask: a.askPromise})
 	if err != nil {
 		return err
 	}
@@ -161,6 +163,20 @@ func (a *agent) serving(db *database) *replicate.Serve {
 			return opened(postgres.OpenCapture(ctx, postgres.CaptureConfig{DSN: a.cfg.DSN, Site: a.site, Target: target,
 				Deployment: a.cfg.Spec.Deployment, Tables: a.tables, Keyspaces: a.cfg.Spec.KeyspaceTable(), Logger: a.log}))
 		},
+		OpenRelay: func(ctx context.Context, target, origin topo.SiteID) (replicate.Source, error) {
+			if err := db.whole(); err != nil {
+				return nil, fmt.Errorf("nothing is handed on: %w", err)
+			}
+			others := a.others()
+			if !slices.Contains(others, target) || !slices.Contains(others, origin) {
+				return nil, fmt.Errorf("site %s or site %s is not in the spec of site %s, or has no database", target, origin, a.site)
+			}
+			source, err := postgres.OpenRelaySource(ctx, a.cfg.DSN, a.site, origin)
+			if err != nil {
+				return nil, err
+			}
+			return source, nil
+		},
 		Says: func() link.Statement {
 			deadline, live := db.keeper.Deadline()
 			if !live {
@@ -181,10 +197,16 @@ func opened(c *postgres.Capture, err error) (replicate.Source, error) {
 
 func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
 	addrs := append(LinkAddrs(a.cfg.Spec, a.site, origin), "")
+	others := slices.DeleteFunc(a.others(), func(s topo.SiteID) bool { return s == origin })
+	var relays []replicate.Via
+	for _, s := range others {
+		relays = append(relays, replicate.Via{Site: s, Addrs: LinkAddrs(a.cfg.Spec, a.site, s)})
+	}
 	return &replicate.Follow{
+		Relays: relays, Tail: tailOf(a.site, origin, a.hub.Ownership),
 		Site: a.site, Origin: origin, Deployment: a.cfg.Spec.Deployment, Addr: addrs[0], Standby: addrs[1], Identity: a.cfg.Identity,
 		CopyFrom: origin == a.cfg.Spec.Seed, Applied: db.applied, Relay: db.relay, Logger: a.log,
-		Others: slices.DeleteFunc(a.others(), func(s topo.SiteID) bool { return s == origin }),
+		Others: others,
 		Open: func(ctx context.Context) (replicate.Sink, error) {
 			if err := db.whole(); err != nil {
 				return nil, fmt.Errorf("nothing is applied: %w", err)

@@ -71,7 +71,7 @@ func TestUnsettledTailsAreProblems(t *testing.T) {
 	if p := problems(st); len(p) != 1 || !strings.Contains(p[0], "site a was lost in failover f1") {
 		t.Errorf("%q", p)
 	}
-	settled, err := taken.Settle("f1")
+	settled, err := taken.Settle("f1", true)
 	if err != nil {
 		t.Fatal(err)
 	}

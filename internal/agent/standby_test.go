@@ -169,6 +169,7 @@ func TestStandbyAgentTakesOver(t *testing.T) {
 	if took := time.Since(left); took > 2500*time.Millisecond {
 		t.Errorf("an orderly handing over took %s, about the lease of 3 s", took)
 	}
+	w.linked()
 	w.await(w.people, w.begin("a", "0-24"), "done")
 	w.exec(w.sites["a"].app, insert(keys[3], 1))
 	w.arrives("b", keys[3], 1)

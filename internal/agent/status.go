@@ -195,7 +195,10 @@ func ownershipStatus(o topo.Ownership) *api.OwnershipStatus {
 func unsettled(o topo.Ownership) []api.UnsettledStatus {
 	var out []api.UnsettledStatus
 	for _, c := range o.Cuts() {
-		cut := c.Range.Cut
+		cut := c.Cut
+		if cut.Settled {
+			continue
+		}
 		same := func(u api.UnsettledStatus) bool {
 			return u.Handover == cut.Handover && u.Site == cut.From && u.Owner == c.Range.Owner
 		}

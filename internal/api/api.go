@@ -19,6 +19,9 @@
 //	POST /v1/site/close              CloseRequest → CloseAnswer
 //	POST /v1/site/caught-up          CaughtUpRequest → CaughtUpAnswer
 //	POST /v1/site/open, …/abort      OpenRequest → OpenAnswer
+//	POST /v1/site/halt               HaltRequest → HaltAnswer
+//	POST /v1/site/unhalt             UnhaltRequest → UnhaltAnswer
+//	POST /v1/site/promise            PromiseRequest → PromiseAnswer; the asking site is the certificate's
 //	POST /v1/rebuilds                RebuildRequest → RebuildAnswer; at the agent of the site that is rebuilt
 //	POST /v1/site/begin-anew         BeginAnewRequest → BeginAnewAnswer
 //

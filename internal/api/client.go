@@ -114,6 +114,21 @@ func (c *Client) Abort(ctx context.Context, r OpenRequest) (OpenAnswer, error) {
 	return call[OpenAnswer](ctx, c, http.MethodPost, "/v1/site/abort", r)
 }
 
+// Halt asks a site to apply nothing more of a lost one.
+func (c *Client) Halt(ctx context.Context, r HaltRequest) (HaltAnswer, error) {
+	return call[HaltAnswer](ctx, c, http.MethodPost, "/v1/site/halt", r)
+}
+
+// Unhalt undoes Halt.
+func (c *Client) Unhalt(ctx context.Context, r UnhaltRequest) (UnhaltAnswer, error) {
+	return call[UnhaltAnswer](ctx, c, http.MethodPost, "/v1/site/unhalt", r)
+}
+
+// Promise asks a site not to take over for a while.
+func (c *Client) Promise(ctx context.Context, r PromiseRequest) (PromiseAnswer, error) {
+	return call[PromiseAnswer](ctx, c, http.MethodPost, "/v1/site/promise", r)
+}
+
 // Ack tells an agent which view a gateway acts on.
 func (c *Client) Ack(ctx context.Context, a ViewAck) (LeaseState, error) {
 	return call[LeaseState](ctx, c, http.MethodPost, "/v1/view/ack", a)

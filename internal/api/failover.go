@@ -26,15 +26,18 @@ type FailoverAnswer struct {
 
 // Failover is what a handover of kind "failover" has besides.
 type Failover struct {
-	Taken     []topo.Taken `json:"taken"`     // with the epochs before
-	Position  uint64       `json:"position"`  // the cut: how far the taker had applied the lost site's stream
-	Automatic bool         `json:"automatic"` // else an operator asked for it
-	Override  []string     `json:"override,omitempty"`
-	ExpiredMS float64      `json:"expired_ms"`        // from the last sight of a renewal to the end of the lease and its rate error
-	WaitedMS  float64      `json:"waited_ms"`         // from the last sight of a renewal to the takeover in the store
-	OpenMS    float64      `json:"open_ms"`           // from the last sight of a renewal to the open fence
-	LossMS    int64        `json:"estimated_loss_ms"` // -1: not known
-	Return    *Return      `json:"return,omitempty"`  // once the lost site's tail is settled
+	Taken    []topo.Taken `json:"taken"`    // with the epochs before
+	Position uint64       `json:"position"` // the cut: how far the taker had applied the lost site's stream
+	// Survivors are how far the other sites that stopped with the taker had come; Silent were left out, and may have more.
+	Survivors map[topo.SiteID]uint64 `json:"survivors,omitempty"`
+	Silent    []topo.SiteID          `json:"silent,omitempty"`
+	Automatic bool                   `json:"automatic"` // else an operator asked for it
+	Override  []string               `json:"override,omitempty"`
+	ExpiredMS float64                `json:"expired_ms"`        // from the last sight of a renewal to the end of the lease and its rate error
+	WaitedMS  float64                `json:"waited_ms"`         // from the last sight of a renewal to the takeover in the store
+	OpenMS    float64                `json:"open_ms"`           // from the last sight of a renewal to the open fence
+	LossMS    int64                  `json:"estimated_loss_ms"` // -1: not known
+	Return    *Return                `json:"return,omitempty"`  // once the lost site's tail is settled
 }
 
 // Return is how the tail of a lost site was settled.
@@ -53,6 +56,8 @@ type Standing struct {
 	Applied uint64 `json:"applied"`
 	// Halted names a failover for which this site has stopped applying the other's changes.
 	Halted topo.HandoverID `json:"halted,omitempty"`
+	// HaltedFor is the site that asked for it, if this run of the agent knows.
+	HaltedFor topo.SiteID `json:"halted_for,omitempty"`
 	// Linked: the link lives, and was heard HeardMS ago; the other's own statement came with it.
 	Linked      bool            `json:"linked"`
 	HeardMS     int64           `json:"heard_ms"` // -1: never

@@ -84,3 +84,37 @@ type OpenRequest struct {
 type OpenAnswer struct {
 	Version uint64 `json:"version"`
 }
+
+// HaltRequest asks a site to apply nothing more of a lost one until the failover's cut is recorded there, or it is given
+// up. Repeating it for the same failover changes nothing.
+type HaltRequest struct {
+	Handover topo.HandoverID `json:"handover"`
+	Of       topo.SiteID     `json:"of"`  // the lost site
+	For      topo.SiteID     `json:"for"` // the site that takes over
+	BoundMS  int64           `json:"bound_ms"`
+}
+
+// HaltAnswer is how far the site has applied the lost one's changes, durably; 0 if it never had any.
+type HaltAnswer struct {
+	Position uint64 `json:"position"`
+}
+
+// UnhaltRequest lets the site apply them again, if it is this failover that halted them.
+type UnhaltRequest struct {
+	Handover topo.HandoverID `json:"handover"`
+	Of       topo.SiteID     `json:"of"`
+}
+
+// UnhaltAnswer says that it does.
+type UnhaltAnswer struct{}
+
+// PromiseRequest is a site's plea to another one, while the store does not answer: not to take over from it for so long.
+type PromiseRequest struct {
+	Holder string `json:"holder"` // of its lease
+	ForMS  int64  `json:"for_ms"`
+}
+
+// PromiseAnswer is what is promised, from the moment of the answer on; a refusal is an Error with CodeRefused.
+type PromiseAnswer struct {
+	ForMS int64 `json:"for_ms"`
+}

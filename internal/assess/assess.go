@@ -17,7 +17,7 @@ type Options struct {
 // While it runs, inputs of the estate are varied in place: it must not be used for anything else at the same time.
 func Assess(e *Estate, o Options) (*Report, error) {
 	v := newEvaluator(e)
-	r := &Report{Title: e.Title, File: e.File, Currency: e.Currency, Seed: e.Seed, Book: Book{}, Notes: slices.Clone(e.Notes)}
+	r := &Report{Title: e.Title, File: e.File, Currency: e.Currency, Seed: e.Seed, Book: Book{}, Notes: slices.Clone(e.Notes), Entries: e.Entries()}
 	d := &doubter{evaluator: v, book: r.Book}
 	for i := range v.services {
 		a, all, err := v.answer(i, r.Book)
@@ -99,34 +99,60 @@ func (r *Report) simulate(e *Estate, o Options) error {
 
 // sentence is the first thing to read.
 func (r *Report) sentence() string {
-	worth := 0
+	worth, along := 0, 0
 	for _, s := range r.Services {
-		if s.Answer.Worth {
+		switch moved := s.Now.Placement.key() != s.Proposed.Placement.key(); {
+		case moved && s.Answer.Worth:
 			worth++
+		case moved:
+			along++
 		}
 	}
 	var b strings.Builder
 	switch n := len(r.Services); {
-	case worth == 0:
+	case worth+along == 0:
 		b.WriteString("Nothing here deserves another way of running at these prices.")
 	case worth == n:
 		fmt.Fprintf(&b, "%s deserve another way of running.", upperFirst(counted(n, "service")))
-	default:
+	case along == 0:
 		fmt.Fprintf(&b, "%d of %d services deserve another way of running; %d do not.", worth, n, n-worth)
+	default:
+		fmt.Fprintf(&b, "%d of %d services deserve another way of running, %d move along with them; %d do not.", worth, n, along, n-worth-along)
 	}
 	if len(r.Fixes) > 0 {
 		fmt.Fprintf(&b, " First mend %s: %s.", r.Fixes[0].Event, r.Fixes[0].Text)
 	}
-	steps, once, month, saves := 0, 0.0, 0.0, 0.0
+	steps, sum := 0, change{}
 	for _, s := range r.Roadmap {
 		if s.Worth {
-			steps, once, month, saves = steps+1, once+s.Once, month+s.Month, saves+s.Saves
+			steps, sum = steps+1, change{saves: sum.saves + s.Saves, month: sum.month + s.Month, once: sum.once + s.Once}
 		}
 	}
 	if steps > 0 {
-		fmt.Fprintf(&b, " The roadmap has %s that pay: they save %s %s of loss a year for %s at once and %s a month.", counted(steps, "step"), trim(saves), r.Currency, trim(once), trim(month))
+		verb := map[bool]string{true: "pays", false: "pay"}[steps == 1]
+		fmt.Fprintf(&b, " The roadmap has %s that %s: %s.", counted(steps, "step"), verb, sum.terms(r.Currency))
 	}
 	return b.String()
+}
+
+// terms are what a change saves, and what is to be paid at once and by the month.
+func (c change) terms(currency string) string {
+	signed := func(v float64, more, less string) string {
+		if v < 0 {
+			return amount(-v) + less
+		}
+		return amount(v) + more
+	}
+	text := signed(c.saves, " "+currency+" of loss a year less", " "+currency+" of loss a year more")
+	switch {
+	case c.once > 0:
+		text += ", for " + amount(c.once) + " at once and "
+	case c.month < 0:
+		text += ", and "
+	default:
+		text += ", for "
+	}
+	return text + signed(c.month, " a month more", " a month less")
 }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

@@ -14,6 +14,8 @@ type interruption struct {
 	site    string // that is lost alone; "" where all are
 	perYear float64
 	share   float64 // of the users
+	own     float64 // of them, whom its own placement loses
+	behind  []int   // the services whose recoveries it waits for
 	outage  float64 // mean length in seconds if nothing is done
 	waits   bool    // nothing can be done: the outage lasts as long as it lasts
 	whole   bool    // the recovery's own length is what it takes (a needless one)
@@ -35,7 +37,7 @@ func (v *evaluator) interruptions(a *arrangement, service int) ([]interruption, 
 		return v.base.interruptions(a, service)
 	}
 	var space [128]byte
-	key := v.structureKey(append(space[:0], byte(a.at[service]), byte(a.at[service]>>8)), a, service)
+	key := v.hardKey(space[:0], a, service)
 	if out, known := v.ways[string(key)]; known {
 		return out, nil
 	}
@@ -62,46 +64,61 @@ func (v *evaluator) findInterruptions(a *arrangement, service int) (out []interr
 			out = append(out, interruption{cause: x.name, perYear: x.perSecond * year, share: 1, outage: x.outage, waits: true})
 		}
 	}
-	if p.Pattern != Single {
-		lost, err := v.sitesLost(a, service, all)
+	for _, f := range v.losses(a, service) {
+		lost, err := v.siteLost(a, service, f, all)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, lost...)
-		out = append(out, interruption{cause: "needless recovery", perYear: year / v.Recovery[p.Pattern].False.Mean(), share: p.interrupted(0), whole: true})
+	}
+	if p.Pattern != Single {
+		out = append(out, interruption{cause: "needless recovery", perYear: year / v.Recovery[p.Pattern].False.Mean(), share: p.interrupted(0), whole: true, behind: []int{service}})
 	}
 	return append(out, v.destructions(p, service)...), nil
 }
 
-// sitesLost lists what takes one site and leaves another one working.
+// siteLost lists what takes one site and leaves the service up at another one.
 //
 // With U the share of time and w the frequency of what takes a site, and of what takes all: it is down alone for
 // U − U(all). Of its w losses, those take all that are not losses of another one while it is down already: w(all) −
 // (U − U(all)) × w(other).
-func (v *evaluator) sitesLost(a *arrangement, service int, all *numbers) (out []interruption, err error) {
-	p := v.spot(a, service)
-	here := make([]*numbers, len(p.at))
-	for i, site := range p.at {
-		s, err := v.at(a, service, site)
+func (v *evaluator) siteLost(a *arrangement, service int, f felt, all *numbers) (out []interruption, err error) {
+	everywhere := all.structure
+	if f.via != service { // it feels what takes another one's site
+		if everywhere, err = v.everywhere(a, f.via); err != nil {
+			return nil, err
+		}
+		all = v.ask(everywhere)
+	}
+	p := v.spot(a, f.via)
+	here, other := (*numbers)(nil), (*numbers)(nil)
+	for _, site := range p.at {
+		s, err := v.at(a, f.via, site)
 		if err != nil {
 			return nil, err
 		}
-		here[i] = v.ask(s)
-	}
-	for i, site := range p.at {
-		share, down, often := p.interrupted(i), here[i].down-all.down, here[i].perSecond-all.perSecond
-		if len(here) == 2 { // of more, the others rarely fail one by one meanwhile
-			often += max(0, down) * here[1-i].perSecond
+		if v.sites[site] == f.site {
+			here = v.ask(s)
 		} else {
-			often += max(0, down) * all.perSecond
+			other = v.ask(s)
 		}
-		if share == 0 || often <= 1e-9*here[i].perSecond || down <= 0 {
-			continue
+	}
+	down, often := here.down-all.down, here.perSecond-all.perSecond
+	if len(p.at) == 2 { // of more, the others rarely fail one by one meanwhile
+		often += max(0, down) * other.perSecond
+	} else {
+		often += max(0, down) * all.perSecond
+	}
+	if often <= 1e-9*here.perSecond || down <= 0 {
+		return nil, nil
+	}
+	leaves := v.leavesOther(here.structure, everywhere)
+	for _, x := range here.strands(down, often, func(set int) bool { return leaves[set] }) {
+		i := interruption{cause: x.name, site: f.site, perYear: x.perSecond * year, share: f.share, own: f.own, outage: x.outage, behind: f.waits}
+		if f.via != service {
+			i.cause += ", felt through " + v.services[f.via]
 		}
-		leaves := v.leavesOther(here[i].structure, all.structure)
-		for _, x := range here[i].strands(down, often, func(set int) bool { return leaves[set] }) {
-			out = append(out, interruption{cause: x.name, site: v.sites[site], perYear: x.perSecond * year, share: share, outage: x.outage})
-		}
+		out = append(out, i)
 	}
 	return out, nil
 }
@@ -165,17 +182,17 @@ func (v *evaluator) availability(a *arrangement, service int, id string, book Bo
 	if err != nil {
 		return out, err
 	}
-	all, r, over := v.ask(s), v.recoveryOf(a, service), v.overload(a, service)
+	all, over := v.ask(s), v.overload(a, service)
 	out.ByOrder, out.Singles = s.tree.CutSets().ByOrder, v.singles(all)
 	out.Structural = book.Note(Derivation{ID: id + ".structural", What: "share of time in which " + name + " can be served at none of its sites",
-		Value: all.down, Unit: Ratio, Inputs: v.inputsOf(s.model),
+		Value: all.down, Unit: Ratio, Inputs: v.inputsOf(s.model), Parts: []Part{v.noteServers(service, id, book)},
 		Method: fmt.Sprintf("exact: fault tree of %d gates and %d events as a binary decision diagram; %d minimal cut sets", len(s.model.Gates), len(s.model.Events), s.tree.CutSets().Total)})
 	structural := Part{"structure: what fails", all.down, Ratio, out.Structural.ID}
 	var losses, downtime float64
 	lost, parts := []Part{structural}, []Part{structural}
 	for i := range ways {
 		way := &ways[i]
-		long := way.expected(r)
+		long := way.expected(v.recoveryFrom(a, service, way))
 		seconds := way.perYear * way.share * long
 		downtime += seconds
 		out.Causes = append(out.Causes, Cause{way.name(), seconds})
@@ -192,10 +209,9 @@ func (v *evaluator) availability(a *arrangement, service int, id string, book Bo
 	}
 	slices.SortStableFunc(out.Causes, func(x, y Cause) int { return cmp.Compare(y.Seconds, x.Seconds) })
 	downtime = min(downtime, year)
-	var inputs []Input
+	inputs := v.recoveryInputs(a, service, ways)
 	if p.Pattern != Single {
-		inputs = []Input{inputOf(v.Recovery[p.Pattern].Coverage), inputOf(v.Recovery[p.Pattern].False)}
-		parts = append(parts, Part{"time to recover (P95)", r.quantiles().P95, Duration, id + ".rto"})
+		parts = append(parts, Part{"time to recover (P95)", v.rto(a, service).P95, Duration, id + ".rto"})
 	}
 	out.Losses = book.Note(Derivation{ID: id + ".losses", What: "how often a year " + name + " loses a site that serves", Value: losses, Unit: Count, Parts: lost,
 		Method: "frequency of the fault trees' tops (Σ Birnbaum importance × frequency of each event), for all sites at once and for each alone, split by minimal cut set"})
@@ -204,6 +220,25 @@ func (v *evaluator) availability(a *arrangement, service int, id string, book Bo
 	out.Share = book.Note(Derivation{ID: id + ".availability", What: "availability of " + name, Value: 1 - downtime/year, Unit: Ratio,
 		Method: "1 − downtime ÷ year", Parts: []Part{{"downtime", downtime, Duration, out.Downtime.ID}}})
 	return out, nil
+}
+
+// recoveryInputs are how often recoveries work and are needless, of all that interruptions wait for.
+func (v *evaluator) recoveryInputs(a *arrangement, service int, ways []interruption) (out []Input) {
+	add := func(n Number) {
+		if in := inputOf(n); !slices.Contains(out, in) {
+			out = append(out, in)
+		}
+	}
+	if p := v.spot(a, service).Pattern; p != Single {
+		add(v.Recovery[p].Coverage)
+		add(v.Recovery[p].False)
+	}
+	for i := range ways {
+		for _, m := range ways[i].behind {
+			add(v.Recovery[v.spot(a, m).Pattern].Coverage)
+		}
+	}
+	return out
 }
 
 // singles lists the events that alone bring the top about, by how much of its probability hangs on them.
@@ -230,12 +265,12 @@ const (
 // years draws years: seconds without service, weighed by users, and money. A cause that interrupts several services
 // draws the same years for all of them, so that sums over services keep what they have in common.
 func (v *evaluator) years(a *arrangement, service int, ways []interruption, over overload) (seconds, money []float64) {
-	s, r := v.Services[v.services[service]], v.recoveryOf(a, service)
+	s := v.Services[v.services[service]]
 	seconds, money = make([]float64, badYears), make([]float64, badYears)
 	always, spent := over.unserved, over.weighed/60*s.Revenue.Minute.Mean()*(1-s.Revenue.Deferred.Mean())
 	for i := range ways {
 		way := &ways[i]
-		lost := v.writesLost(a, service, way)
+		r, lost := v.recoveryFrom(a, service, way), v.writesLost(a, service, way)
 		if way.perYear > often { // so many that their sum hardly varies
 			always += way.perYear * way.share * way.expected(r)
 			cost, _ := v.worthOf(s, way, r)
@@ -288,5 +323,5 @@ func (v *evaluator) badYear(a *arrangement) (float64, error) {
 			sum[y] += m
 		}
 	}
-	return quantiles(sum, Money).P95, nil
+	return worst(sum), nil
 }

@@ -229,19 +229,19 @@ func (v *evaluator) writesLost(a *arrangement, service int, i *interruption) flo
 	p, s := v.spot(a, service), v.Services[v.services[service]]
 	price := s.Revenue.LostData.Mean()
 	switch {
-	case price == 0 || s.Data == nil || i.whole:
+	case price == 0 || s.Data == nil || i.whole || i.own == 0 && !i.backup:
 		return 0
 	case i.backup:
 		return price * s.Data.Backup.Mean() / 2
 	case i.waits || i.outage == 0:
 		return 0
 	}
-	r := v.recoveryOf(a, service)
+	r := v.recoveryFrom(a, service, i)
 	taken := 0.0
 	for _, t := range r.few {
 		taken += math.Exp(-t/i.outage) / float64(len(r.few))
 	}
-	return price * v.meanLost(p, s) * i.share * taken * r.coverage
+	return price * v.meanLost(p, s) * i.own * taken * r.coverage
 }
 
 // losses are what a service's outages cost in a year.
@@ -252,7 +252,7 @@ type losses struct {
 
 // loss sums them up; parts are listed only if wanted.
 func (v *evaluator) loss(a *arrangement, service int, ways []interruption, over overload, listed bool) losses {
-	s, r := v.Services[v.services[service]], v.recoveryOf(a, service)
+	s := v.Services[v.services[service]]
 	var out losses
 	add := func(name string, i *interruption, money float64) {
 		out.total += money
@@ -265,7 +265,7 @@ func (v *evaluator) loss(a *arrangement, service int, ways []interruption, over 
 	}
 	for i := range ways {
 		way := &ways[i]
-		cost, perMinute := v.worthOf(s, way, r)
+		cost, perMinute := v.worthOf(s, way, v.recoveryFrom(a, service, way))
 		out.perMinute += way.perYear * perMinute
 		add("", way, way.perYear*cost)
 		if lost := v.writesLost(a, service, way); lost > 0 {

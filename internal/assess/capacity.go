@@ -236,6 +236,18 @@ func (l *loads) enough(s *spot) bool {
 	return true
 }
 
+// recovers tells whether, with any one site of a spot lost, the others carry the peak, or are no fuller than today.
+func (l *loads) recovers(s *spot, today *loads) bool {
+	for _, lost := range s.states()[1:] {
+		for _, site := range s.at {
+			if x := l.at[lost][site]; x > limit && x > today.at[0][site]*(1+1e-9) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // crowds tells whether a site of a spot is beyond the limit with all sites working.
 func (l *loads) crowds(s *spot) bool {
 	return slices.ContainsFunc(s.at, func(site int) bool { return l.at[0][site] > limit })

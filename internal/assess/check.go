@@ -203,12 +203,7 @@ func (c *checker) service(path, name string, s *Service) {
 			c.add(fmt.Sprintf("%s.consider.%d", path, i), patternHint(), "pattern %q does not exist", p)
 		}
 	}
-	if s.Servers.Count.Set && (s.Servers.Count.Low < 1 || s.Servers.Count.High > 1000) {
-		c.add(path+".servers.count", "", "%s servers; want 1 to 1000", s.Servers.Count)
-	}
-	if s.Servers.Need.Set && s.Servers.Count.Set && s.Servers.Need.High > s.Servers.Count.Low {
-		c.add(path+".servers.need", "", "%s of %s servers are needed", s.Servers.Need, s.Servers.Count)
-	}
+	c.servers(path+".servers", s.Servers)
 	if l := s.Latency; l.P50.Set && l.P99.Set && l.P99.Mean() < l.P50.Mean() {
 		c.add(path+".latency.p99", "", "p99 is below p50")
 	}
@@ -220,6 +215,28 @@ func (c *checker) service(path, name string, s *Service) {
 	}
 	if s.Wants.Availability.Set && s.Wants.Availability.High >= 1 {
 		c.add(path+".wants.availability", "write for example 99.95%", "nothing is available always")
+	}
+}
+
+func (c *checker) servers(path string, s Servers) {
+	if s.Count.Set && (s.Count.Low < 1 || s.Count.High > 1000) {
+		c.add(path+".count", "", "%s servers; want 1 to 1000", s.Count)
+	}
+	if s.Need.Set && s.Count.Set && s.Need.High > s.Count.Low {
+		c.add(path+".need", "", "%s of %s servers are needed", s.Need, s.Count)
+	}
+	if s.Every.Set && s.Every.Low == 0 {
+		c.add(path+".every", "", "servers fail all the time")
+	}
+	most := s.Count.High
+	if !s.Count.Set {
+		most = usualServers
+	}
+	switch {
+	case s.Crews.Set && s.Crews.Low < 1:
+		c.add(path+".crews", "write crews: 1 if one is repaired after the other", "%s crews repair nothing", s.Crews)
+	case s.Crews.Set && s.Crews.High > most:
+		c.add(path+".crews", "leave crews out if each has its own", "%s crews for %s servers", s.Crews, trim(most))
 	}
 }
 

@@ -35,6 +35,7 @@ type spot struct {
 	at       []int
 	set      uint16      // the same for the same sites in any order: fault trees ask no more
 	servedBy uint16      // the same where the same sites serve in the same way: latencies ask no more
+	level    uint8       // of its pattern: its index in Patterns
 	carries  [][]float64 // [lost][site]: share of the service's cores in use
 	serves   [][]float64 // [lost][site]: share of its users
 }
@@ -48,6 +49,7 @@ type evaluator struct {
 	ways      map[string][]interruption
 	briefs    map[string]brief
 	recovered map[string]*recoveryTimes
+	felt      map[string][]felt
 	latencies map[string]*spectrum
 	levelsOf  [][]level
 	events    map[string]fault.Event
@@ -112,6 +114,7 @@ func (h *shape) closure(e *Estate, service int, optional bool) []int {
 // forget drops everything that hangs on numbers.
 func (v *evaluator) forget() {
 	v.ways, v.briefs, v.recovered, v.latencies = map[string][]interruption{}, map[string]brief{}, map[string]*recoveryTimes{}, map[string]*spectrum{}
+	v.felt = map[string][]felt{}
 	v.events, v.full = map[string]fault.Event{}, map[*arrangement]*loads{}
 	if v.base != nil && !v.varied.loads {
 		v.levelsOf = v.base.levelsOf
@@ -137,7 +140,7 @@ func (h *shape) spotFor(p Placement) *spot {
 	if id, known := h.spotOf[key]; known {
 		return h.spots[id]
 	}
-	s := &spot{Placement: p, id: uint16(len(h.spots))}
+	s := &spot{Placement: p, id: uint16(len(h.spots)), level: uint8(rank(p.Pattern))}
 	for _, name := range p.Sites {
 		s.at = append(s.at, h.site[name])
 	}
@@ -209,11 +212,10 @@ func (h *shape) structureKey(key []byte, a *arrangement, service int) []byte {
 	return key
 }
 
-// briefKey names what a brief hangs on: the service's own spot, those that it calls, where all that it needs runs, and
-// how crowded its sites are, if they are.
+// briefKey names what a brief hangs on: where and how all that it needs runs, and what it calls besides, and how crowded
+// its sites are, if they are.
 func (v *evaluator) briefKey(key []byte, a *arrangement, service int) []byte {
-	key = v.structureKey(key, a, service)
-	key = binary.LittleEndian.AppendUint16(key, a.at[service])
+	key = v.hardKey(key, a, service)
 	for _, c := range v.Services[v.services[service]].Calls {
 		key = binary.LittleEndian.AppendUint16(key, a.at[v.service[c.To]])
 	}
@@ -234,10 +236,9 @@ func (v *evaluator) brief(a *arrangement, service int) (brief, error) {
 	if err != nil {
 		return brief{}, err
 	}
-	r := v.recoveryOf(a, service)
 	var b brief
 	for i := range ways {
-		b.downtime += ways[i].perYear * ways[i].share * ways[i].expected(r)
+		b.downtime += ways[i].perYear * ways[i].share * ways[i].expected(v.recoveryFrom(a, service, &ways[i]))
 	}
 	over := v.overload(a, service)
 	b.downtime = min(year, b.downtime+over.unserved)

@@ -3,6 +3,7 @@ package assess
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -66,28 +67,6 @@ func TestASharedFeedUndoesTwoSites(t *testing.T) {
 	}
 }
 
-// Repair, k of n and frequency: two states each, against closed forms.
-func TestServerGroups(t *testing.T) {
-	t.Parallel()
-	n := func(v float64) Number { return Number{Low: v, Mode: v, High: v, Set: true} }
-	for _, c := range []struct {
-		count, need   float64
-		down, perHour float64
-	}{
-		// one unit, MTBF 1000 h, repair 10 h: 10/1010
-		{1, 1, .00990099, 1.0 / 1010},
-		// a pair with a crew for each: the square; it begins when the second of two fails: 2·A·U·λ
-		{2, 1, 9.80296e-5, 2 * (1000.0 / 1010) * (10.0 / 1010) / 1000},
-		{3, 2, 3*.00990099*.00990099 - 2*math.Pow(.00990099, 3), 2 * 3 * math.Pow(1000.0/1010, 2) * (10.0 / 1010) / 1000},
-	} {
-		s := Servers{Count: n(c.count), Need: n(c.need), Every: n(1000 * hour), Lasts: n(10 * hour)}
-		down, perSecond := s.group()
-		if math.Abs(down/c.down-1) > 1e-5 || math.Abs(perSecond*hour/c.perHour-1) > 1e-5 {
-			t.Errorf("%v of %v: down %.8g, %.6g failures an hour; want %.8g and %.6g", c.need, c.count, down, perSecond*hour, c.down, c.perHour)
-		}
-	}
-}
-
 // Coverage dominates: the downtime of a standby pair is that of failed recoveries.
 func TestExpectedInterruption(t *testing.T) {
 	t.Parallel()
@@ -125,6 +104,25 @@ func TestACalleeAtOneSiteHoldsItsCallersDown(t *testing.T) {
 	for _, id := range []string{"shop.structural", "shop.downtime", "shop.availability", "shop.losses"} {
 		if d := book[id]; d.Method == "" || d.What == "" || len(d.Inputs)+len(d.Parts) == 0 {
 			t.Errorf("%s has no derivation: %+v", id, d)
+		}
+	}
+}
+
+// What is found without sorting is what sorting would have found, repeated values among it.
+func TestWorst(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 1))
+	for range 500 {
+		values := make([]float64, 1+r.IntN(300))
+		for i := range values {
+			if values[i] = r.Float64(); r.IntN(3) == 0 {
+				values[i] = float64(r.IntN(3))
+			}
+		}
+		want := quantiles(slices.Clone(values), Duration).P95
+		if got := worst(values); got != want {
+			t.Fatalf("seed %d: %v; want %v of %d", seed, got, want, len(values))
 		}
 	}
 }

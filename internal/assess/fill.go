@@ -13,6 +13,9 @@ const (
 	year   = 365 * day
 )
 
+// usualServers are those of a service at one site.
+const usualServers = 2.0
+
 // repairs are what repairs usually take, by kind of component; from operators' reports, wide on purpose.
 var repairs = map[string][3]float64{
 	"power":   {30 * minute, 2 * hour, 6 * hour},
@@ -74,6 +77,7 @@ func (e *Estate) fill() {
 		orElse(&c.Lasts, Duration, "components."+name+".lasts", usual[0], usual[1], usual[2])
 		if !c.Every.Set { // down = lasts / (every + lasts)
 			every := c.Lasts.Mean() / c.Down.Mean() * (1 - c.Down.Mean())
+			// for whoever reads the estate; with another guess of either, times says what follows
 			c.Every = Number{every, every, every, Duration, true, c.Down.Assumed || c.Lasts.Assumed, "from down and lasts", "components." + name + ".down", c.Down.Line, c.Down.Column}
 		}
 	}
@@ -111,15 +115,17 @@ func (e *Estate) fill() {
 	}
 	e.fillRecovery()
 	p := &e.Prices
-	orElse(&p.HourLabour, Money, "prices.recovery_hour", 100, 300, 1000)
+	orElse(&p.HourLabour, Money, "prices.recovery_hour", 20, 60, 200)
 }
 
 func (s *Service) fill(path string) {
-	orElse(&s.Servers.Count, Count, path+"servers.count", 2, 2, 2)
+	orElse(&s.Servers.Count, Count, path+"servers.count", usualServers, usualServers, usualServers)
 	need := max(1, s.Servers.Count.Low-1)
 	orElse(&s.Servers.Need, Count, path+"servers.need", need, need, need)
 	orElse(&s.Servers.Every, Duration, path+"servers.every", 30*day, 60*day, 180*day)
 	orElse(&s.Servers.Lasts, Duration, path+"servers.lasts", 2*minute, 10*minute, hour)
+	orElse(&s.Servers.Crews, Count, path+"servers.crews", s.Servers.Count.Low, s.Servers.Count.Mode, s.Servers.Count.High)
+	orElse(&s.Servers.Coverage, Ratio, path+"servers.coverage", 1, 1, 1)
 	orElse(&s.Latency.P50, Duration, path+"latency.p50", .005, .01, .03)
 	orElse(&s.Latency.P99, Duration, path+"latency.p99", 4*s.Latency.P50.Low, 5*s.Latency.P50.Mode, 6*s.Latency.P50.High)
 	orElse(&s.Demand.Peak, Count, path+"demand.peak", 10, 10, 10)

@@ -34,7 +34,7 @@ func (v *evaluator) fixes() ([]Fix, error) {
 		if downtime > 0 {
 			f.Share = max(0, 1-shorter/downtime)
 		}
-		f.Text = fmt.Sprintf("alone it takes down %s, %s of downtime a year in all; %s", counted(len(services), "service"), duration(downtime-shorter), v.remedy(event))
+		f.Text = fmt.Sprintf("alone it takes down %s: %s %s of loss a year, %.0f %% of all downtime; %s", counted(len(services), "service"), amount(f.Saves), v.Currency, 100*f.Share, v.remedy(event))
 		out = append(out, f)
 	}
 	slices.SortFunc(out, func(a, b Fix) int {
@@ -57,15 +57,22 @@ func (v *evaluator) sums() (loss, downtime float64, err error) {
 
 // remedy is what helps against a kind of event.
 func (v *evaluator) remedy(event string) string {
+	for _, cause := range v.Shared {
+		if cause.Data && event == causePrefix+cause.Name {
+			return "no other site helps, only a backup that is tested"
+		}
+	}
 	switch kind := v.kindOf(event); {
 	case kind == "servers":
-		return "another server, or a second site"
+		return "add a server"
 	case kind == "shared cause":
-		return "take it to one site at a time, and watch before going on"
+		return "no other site helps: make it rarer or shorter, or let it strike one place at a time"
+	case kind == "zone", kind == "region":
+		return "only running elsewhere as well helps"
 	case strings.Contains(kind, "carrier"), strings.Contains(kind, "duct"), strings.Contains(kind, "network"):
-		return "a second one that shares no way with it"
+		return "add a second one that shares no way with it"
 	default:
-		return "a second one that shares nothing with it"
+		return "add a second one that shares nothing with it"
 	}
 }
 

@@ -88,7 +88,7 @@ func (v *evaluator) answers(a *arrangement, service int) (*spread, float64) {
 	upper, memo := 0.0, map[[2]int]bound{}
 	serving := v.spot(a, service).serving()
 	for _, w := range serving {
-		upper = max(upper, v.bounds(a, service, v.site[w.site], memo).upper)
+		upper = max(upper, v.bounds(a, service, v.site[w.site], memo).most())
 	}
 	// Steps double, so that services share what they have in common. The grid ends at twice the bound at least: beyond
 	// it lies too little to matter for a 99th percentile.
@@ -108,7 +108,7 @@ func (v *evaluator) withinBudget(a *arrangement, service int, budget float64) bo
 	upper, lower, memo := 0.0, math.Inf(1), map[[2]int]bound{}
 	for _, w := range v.spot(a, service).serving() {
 		b := v.bounds(a, service, v.site[w.site], memo)
-		upper, lower = max(upper, b.upper), min(lower, b.lower)
+		upper, lower = max(upper, b.most()), min(lower, b.lower)
 	}
 	switch {
 	case upper <= budget:
@@ -235,8 +235,9 @@ func (v *evaluator) latency(a *arrangement, service int, id string, book Book) A
 	note := func(at, what string, value float64, how string) Value {
 		return book.Note(Derivation{ID: id + "." + at, What: what + " of an answer of " + name, Value: value, Unit: Duration, Method: how, Parts: parts, Inputs: inputs})
 	}
+	upper = max(upper, g.quantile(all, .99)) // of calls side by side, one of many is slow more often than all together are
 	out := Answer{CrossCalls: cross, P50: note("p50", "median", g.quantile(all, .5), method), P99: note("p99", "99th percentile", g.quantile(all, .99), method),
-		UpperP99: note("p99-upper", "99th percentile", upper, "upper bound: as if everything were slow together, the p99 of each part added up")}
+		UpperP99: note("p99-upper", "99th percentile", upper, "as if everything were slow together: the p99 of each part added up, of parts side by side the slowest; never below that of parts on their own")}
 	if b := s.Latency.Budget; b.Set {
 		ok := out.P99.V <= b.Mean()
 		out.Budget = &ok
@@ -248,7 +249,31 @@ func (v *evaluator) latency(a *arrangement, service int, id string, book Book) A
 type bound struct {
 	least float64 // it is never shorter: ways there and back
 	lower float64 // of the 99th percentile: one part is at its own, the others at their least
-	upper float64 // of the 99th percentile: all parts are at theirs together
+	upper float64 // of the 99th percentile where all parts are slow together: all are at theirs
+	parts float64 // how many times an answer is made of
+	sigma float64 // the widest of them
+	loose bool    // upper says nothing of parts that are slow on their own
+}
+
+// most is an upper bound of the 99th percentile, however the parts hang together. Where upper is loose, each of n parts
+// is taken at the quantile that it exceeds once in 100·n, which any of them does once in 100 at most.
+func (b bound) most() float64 {
+	if !b.loose {
+		return b.upper
+	}
+	z := math.Sqrt2 * math.Erfinv(1-2*.01/b.parts)
+	return b.upper * math.Exp(b.sigma*(z-z99th))
+}
+
+// z99th is the 99th percentile of the normal distribution.
+const z99th = 2.3263478740408408
+
+// spreadOf is the lognormal's sigma through a median and a 99th percentile.
+func spreadOf(p50, p99 float64) float64 {
+	if p50 <= 0 {
+		return 0
+	}
+	return math.Log(max(p99, p50)/p50) / z99th
 }
 
 func (v *evaluator) bounds(a *arrangement, service, site int, memo map[[2]int]bound) bound {
@@ -257,17 +282,19 @@ func (v *evaluator) bounds(a *arrangement, service, site int, memo map[[2]int]bo
 		return b
 	}
 	s := v.Services[v.services[service]]
-	b := bound{lower: s.Latency.P99.Mean(), upper: s.Latency.P99.Mean()}
-	together, most := 0.0, b.lower // most: how far the lower bound's part is above its own least
+	b := bound{lower: s.Latency.P99.Mean(), upper: s.Latency.P99.Mean(), parts: 1, sigma: spreadOf(s.Latency.P50.Mean(), s.Latency.P99.Mean())}
+	together, beside, most := 0.0, 0, b.lower // most: how far the lower bound's part is above its own least
 	for _, c := range s.Calls {
 		to, one := v.service[c.To], bound{least: math.Inf(1), lower: math.Inf(1)}
 		for _, w := range v.callWays(c, v.sites[site], v.spot(a, to).Placement) {
 			trip, there := v.trip(v.sites[site], w.site), v.bounds(a, to, v.site[w.site], memo)
-			one = bound{min(one.least, trip+there.least), min(one.lower, trip+there.lower), max(one.upper, trip+there.upper)}
+			one = bound{min(one.least, trip+there.least), min(one.lower, trip+there.lower), max(one.upper, trip+there.upper),
+				max(one.parts, there.parts), max(one.sigma, there.sigma), one.loose || there.loose}
 		}
+		b.parts, b.sigma, b.loose = min(1e12, b.parts+one.parts*math.Ceil(c.Times.Mean())), max(b.sigma, one.sigma), b.loose || one.loose
 		worst := one.upper * math.Ceil(c.Times.Mean())
 		if c.Parallel {
-			together = max(together, worst)
+			together, beside = max(together, worst), beside+1
 		} else {
 			b.upper += worst
 		}
@@ -277,6 +304,7 @@ func (v *evaluator) bounds(a *arrangement, service, site int, memo map[[2]int]bo
 		}
 	}
 	b.upper += together
+	b.loose = b.loose || beside > 1 || b.sigma > 2 // so wide that even a sum exceeds its parts' percentiles
 	b.lower = b.least + most
 	memo[key] = b
 	return b

@@ -2,6 +2,8 @@ package assess
 
 import (
 	"math"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -65,5 +67,40 @@ func TestChattyAcrossCities(t *testing.T) {
 	}
 	if far.P99.V > far.UpperP99.V {
 		t.Errorf("p99 %v above its bound %v", far.P99.V, far.UpperP99.V)
+	}
+}
+
+// Of ten calls side by side, one in ten answers waits for a slow one: their 99th percentile is beyond that of each, and
+// nothing that is known without convolving may say otherwise.
+func TestCallsSideBySideAreSlowMoreOften(t *testing.T) {
+	t.Parallel()
+	var calls []string
+	others := ""
+	for _, name := range strings.Fields("c d e f g h i j k l") {
+		calls = append(calls, "{to: "+name+", parallel: true}")
+		others += "  " + name + ":\n    now: {pattern: single, sites: [a]}\n    latency: {p50: 5ms, p99: 200ms}\n"
+	}
+	e := estate(t, pair(strings.Replace(rich, "    servers:", "    calls: ["+strings.Join(calls, ", ")+"]\n    servers:", 1)+others))
+	v := newEvaluator(e)
+	shop := v.service["shop"]
+	rng := e.rng("draws")
+	draw := func(p50, p99 float64) float64 { return p50 * math.Exp(spreadOf(p50, p99)*rng.NormFloat64()) }
+	draws := make([]float64, 100_000)
+	for i := range draws {
+		for range calls {
+			draws[i] = max(draws[i], within+draw(.005, .2))
+		}
+		draws[i] += draw(.02, .06)
+	}
+	slices.Sort(draws)
+	want := draws[len(draws)*99/100]
+	got := v.latency(v.today, shop, "shop", Book{})
+	if math.Abs(got.P99.V/want-1) > .06 || got.UpperP99.V < got.P99.V {
+		t.Errorf("p99 %v, at most %v; drawn %v", got.P99.V, got.UpperP99.V, want)
+	}
+	for _, budget := range []float64{.01, .21, .27, .5, .9 * want, 1.1 * want, 2, 5} {
+		if ok := v.withinBudget(v.today, shop, budget); ok != (got.P99.V <= budget) {
+			t.Errorf("within %v: %v; p99 is %v", budget, ok, got.P99.V)
+		}
 	}
 }

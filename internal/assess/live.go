@@ -15,8 +15,14 @@ func Live(e *Estate, plan Plan, service string, years float64) (Estimate, error)
 		return Estimate{}, fmt.Errorf("living through %v years makes no sense; want 2 to a million", years)
 	}
 	l := &life{world: newWorld(e, plan, service), name: service, p: plan[service], s: e.Services[service], rng: e.rng("life of " + service)}
+	l.shifts = make([]*shift, len(l.atoms))
 	for i, a := range l.atoms {
-		heap.Push(&l.agenda, appointment{l.rng.ExpFloat64() * a.every, i})
+		first := l.rng.ExpFloat64() * a.every
+		if a.crew != nil {
+			l.shifts[i] = a.crew.begin(l.rng)
+			first = l.shifts[i].due()
+		}
+		heap.Push(&l.agenda, appointment{first, i})
 	}
 	n := int(years)
 	sum, squares := 0.0, 0.0
@@ -40,16 +46,21 @@ type life struct {
 
 	now    float64
 	agenda agenda
-	up     []bool // of each site
+	shifts []*shift // by atom, of those that are groups of servers
+	watch  []int    // parts that say what works where
+	up     []bool   // of each
 	groups []group
 	late   []debt
 	hits   int
 }
 
-// group are users who are served together: those of one site of an active pattern, or all.
+// group are users who are interrupted together when a site is lost: those of one site of an active pattern, or all; of
+// the service itself, or of what it needs at every answer.
 type group struct {
-	home  int     // where they belong
+	home  int     // where they belong: an index into watch
+	other []int   // where else they can be served
 	share float64 // of the users
+	waits []string
 	state state
 	until float64 // when a recovery ends
 	there int     // where they are, away
@@ -68,7 +79,7 @@ const (
 // debt is time without service that is owed, whatever else happens: needless recoveries and restores.
 type debt struct{ from, until, share float64 }
 
-// appointment is the next failure or repair of an atom; below 0 a needless recovery (-1) or a destruction (-2 - i).
+// appointment is the next failure or repair of an atom, or within it; below 0 a needless recovery (-1) or a destruction (-2 - i).
 type appointment struct {
 	at   float64
 	atom int
@@ -89,14 +100,30 @@ func (a *agenda) Pop() any {
 
 // begin sets up groups and what happens besides failures of atoms.
 func (l *life) begin() {
-	l.up = make([]bool, len(l.sites))
+	h := newShape(l.Estate)
+	if l.p.Pattern == Single { // home, and nowhere else
+		l.watch = append(l.watch, l.sites[0])
+		l.groups = append(l.groups, group{share: 1})
+	}
+	for _, f := range h.losses(l.Estate, func(m int) *Placement { p := l.plan[h.services[m]]; return &p }, h.service[l.name]) {
+		g := group{share: f.share}
+		for _, m := range f.waits {
+			g.waits = append(g.waits, h.services[m])
+		}
+		via := h.services[f.via]
+		for _, site := range l.plan[via].Sites {
+			if site == f.site {
+				g.home = len(l.watch)
+			} else {
+				g.other = append(g.other, len(l.watch))
+			}
+			l.watch = append(l.watch, l.upAt(via, site))
+		}
+		l.groups = append(l.groups, g)
+	}
+	l.up = make([]bool, len(l.watch))
 	for i := range l.up {
 		l.up[i] = true
-	}
-	for i := range l.sites {
-		if share := l.p.interrupted(i); share > 0 {
-			l.groups = append(l.groups, group{home: i, share: share})
-		}
 	}
 	if l.p.Pattern != Single {
 		heap.Push(&l.agenda, appointment{l.rng.ExpFloat64() * l.Recovery[l.p.Pattern].False.Mean(), -1})
@@ -141,6 +168,11 @@ func (l *life) settle() {
 	for len(l.agenda) > 0 && l.agenda[0].at <= l.now {
 		x := heap.Pop(&l.agenda).(appointment)
 		switch {
+		case x.atom >= 0 && l.shifts[x.atom] != nil:
+			s := l.shifts[x.atom]
+			s.happen(l.rng)
+			l.down[x.atom] = s.down()
+			heap.Push(&l.agenda, appointment{s.due(), x.atom})
 		case x.atom >= 0:
 			a := l.atoms[x.atom]
 			l.down[x.atom] = !l.down[x.atom]
@@ -153,12 +185,12 @@ func (l *life) settle() {
 			heap.Push(&l.agenda, appointment{l.now + l.rng.ExpFloat64()*wait, x.atom})
 		default:
 			l.hits++
-			l.late = append(l.late, debt{l.now, l.now + l.recovery(), l.p.interrupted(0)})
+			l.late = append(l.late, debt{l.now, l.now + l.recovery([]string{l.name}), l.p.interrupted(0)})
 			heap.Push(&l.agenda, appointment{l.now + l.rng.ExpFloat64()*l.Recovery[l.p.Pattern].False.Mean(), -1})
 		}
 	}
 	l.asked++
-	for i, at := range l.sites {
+	for i, at := range l.watch {
 		l.up[i] = l.ask(at)
 	}
 	for i := range l.groups {
@@ -196,22 +228,40 @@ func (l *life) destroys(cause *Shared) bool {
 	return strikes(cause.Hits.Services, l.name)
 }
 
-func (l *life) recovery() float64 {
-	r := l.Recovery[l.p.Pattern]
-	sum := 0.0
-	if restore := l.s.restoreOf(l.p.Pattern); restore.Set {
-		sum = restore.At(l.rng.Float64())
+// recovery is how long it takes until services that were lost together are back: those of one pattern go through its
+// steps together.
+func (l *life) recovery(services []string) (longest float64) {
+	steps, restores := map[Pattern]float64{}, map[Pattern]float64{}
+	for _, name := range services {
+		p := l.plan[name].Pattern
+		if _, drawn := steps[p]; !drawn {
+			for _, step := range l.Recovery[p].steps() {
+				steps[p] += step.n.At(l.rng.Float64())
+			}
+		}
+		if restore := l.Services[name].restoreOf(p); restore.Set {
+			restores[p] = max(restores[p], restore.At(l.rng.Float64()))
+		}
 	}
-	for _, step := range r.steps() {
-		sum += step.n.At(l.rng.Float64())
+	for p, t := range steps {
+		longest = max(longest, t+restores[p])
 	}
-	return sum
+	return longest
+}
+
+// coverage is how often that works.
+func (l *life) coverage(services []string) float64 {
+	least := 1.0
+	for _, name := range services {
+		least = min(least, l.Recovery[l.plan[name].Pattern].Coverage.Mean())
+	}
+	return least
 }
 
 // elsewhere finds a site that works besides a group's home; -1 for none.
 func (l *life) elsewhere(g *group) int {
-	for i, up := range l.up {
-		if up && i != g.home {
+	for _, i := range g.other {
+		if l.up[i] {
 			return i
 		}
 	}
@@ -253,8 +303,8 @@ func (l *life) lose(g *group, other int) {
 	switch {
 	case other < 0:
 		g.state, g.until = waiting, math.Inf(1)
-	case l.rng.Float64() < l.Recovery[l.p.Pattern].Coverage.Mean():
-		g.state, g.until = recovering, l.now+l.recovery()
+	case l.rng.Float64() < l.coverage(g.waits):
+		g.state, g.until = recovering, l.now+l.recovery(g.waits)
 	default:
 		g.state, g.until = waiting, 0
 	}

@@ -24,7 +24,7 @@ type Estate struct {
 // Either Every or Down says how often.
 type Component struct {
 	Kind  string `yaml:"kind"`                  // for people: power, cooling, network, carrier, duct, rack, …
-	Every Number `yaml:"every" unit:"duration"` // mean time between the beginnings of failures
+	Every Number `yaml:"every" unit:"duration"` // mean time from a repair to the next failure
 	Down  Number `yaml:"down" unit:"ratio"`     // share of time in which it does not work; instead of every
 	Lasts Number `yaml:"lasts" unit:"duration"` // mean time to repair; default by kind
 	Label string `yaml:"label"`
@@ -133,6 +133,10 @@ type Servers struct {
 	Need  Number `yaml:"need" unit:"count"`     // how many must work at peak; default count-1
 	Every Number `yaml:"every" unit:"duration"` // mean time between failures of each
 	Lasts Number `yaml:"lasts" unit:"duration"`
+	Crews Number `yaml:"crews" unit:"count"` // how many are repaired at once; default one each
+	// Coverage is the share of failures of one server that the others survive as planned, where enough of them are left;
+	// after any other one the whole group stands still for a repair. Default all.
+	Coverage Number `yaml:"coverage" unit:"ratio"`
 }
 
 // Latency is what the service itself takes, without its calls.
@@ -205,7 +209,7 @@ type Prices struct {
 	NearGB     Number `yaml:"same_city_gb" unit:"money"`  // a GB between sites of one city
 	FarGB      Number `yaml:"cross_city_gb" unit:"money"` // and between cities
 	Person     Number `yaml:"person_month" unit:"money"`
-	HourLabour Number `yaml:"recovery_hour" unit:"money"` // people, per hour of an outage
+	HourLabour Number `yaml:"recovery_hour" unit:"money"` // people, for each service and hour that it is out
 	// Work is how many person-months it takes to bring one service to a pattern, and PerYear how many a year to keep it
 	// there.
 	Work    map[Pattern]Number `yaml:"work_months" unit:"count"`

@@ -190,6 +190,25 @@ func duration(seconds float64) string {
 	}
 }
 
+// amount writes money shortly, as reports do: 614, 25.2k, 1.37M.
+func amount(v float64) string {
+	if v < 0 {
+		return "−" + amount(-v)
+	}
+	text := func(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
+	switch {
+	case v < .005:
+		return "0"
+	case v < 999.5:
+		return text(v)
+	case v < 999_500:
+		return text(v/1e3) + "k"
+	case v < 999_500_000:
+		return text(v/1e6) + "M"
+	}
+	return trim(v/1e9) + "G"
+}
+
 // trim writes at most four significant digits, without an exponent where that is readable.
 func trim(v float64) string {
 	if v >= 1e4 && v < 1e15 {

@@ -68,17 +68,18 @@ func (v *evaluator) tieBreaker(sites []string) string {
 }
 
 // along is the plan in which a service moves together with all that must come along for it to gain anything: what it
-// needs at every answer and what does not run at the new sites. Giving up a site takes nobody along.
+// needs at every answer and what does not run at the new sites, or recovers there in a slower way. Giving something up
+// takes nobody along.
 func (v *evaluator) along(a *arrangement, service int, to *spot) *arrangement {
 	if to.id == a.at[service] {
 		return a
 	}
 	next := a.with(service, to)
-	if covers(v.spot(a, service), to) {
+	if now := v.spot(a, service); covers(now, to) && rank(now.Pattern) >= rank(to.Pattern) {
 		return next
 	}
 	for _, i := range v.hard[service] {
-		if at := v.spot(next, i); i != service && !covers(at, to) {
+		if at := v.spot(next, i); i != service && (!covers(at, to) || !active(at.Pattern) && rank(at.Pattern) < rank(to.Pattern)) {
 			next.at[i] = v.fitted(i, at, to).id
 		}
 	}
@@ -168,7 +169,12 @@ func (v *evaluator) meets(a *arrangement, service int) bool {
 	}
 	w := s.Wants
 	return (!w.Availability.Set || 1-b.downtime/year >= w.Availability.Mean()) && (!w.RTO.Set || v.rto(a, service).P95 <= w.RTO.Mean()) &&
-		(!w.RPO.Set || v.lost(v.spot(a, service), service, "", Book{}).P95 <= w.RPO.Mean())
+		(!w.RPO.Set || v.loses(a, service) <= w.RPO.Mean())
+}
+
+// loses is how much of the newest data is gone with a lost site (P95).
+func (v *evaluator) loses(a *arrangement, service int) float64 {
+	return v.lost(v.spot(a, service), service, "", Book{}).P95
 }
 
 // outcome composes everything about one service under a plan; its derivations go into book, named id.something.
@@ -185,14 +191,14 @@ func (v *evaluator) outcome(a *arrangement, service int, id string, book Book) (
 		return o, err
 	}
 	times, costs := v.years(a, service, ways, v.overload(a, service))
-	seconds := quantiles(times, Duration).P95
+	seconds := worst(times)
 	o.Availability.BadYear = book.Note(Derivation{ID: id + ".bad-year", What: "time without " + o.Service + " in the worst of twenty years", Value: seconds, Unit: Duration,
 		Parts:  []Part{{"in the mean", o.Availability.Downtime.V, Duration, o.Availability.Downtime.ID}},
 		Method: "95th percentile of 2000 years drawn: a Poisson number of each interruption, exponential outages, drawn recoveries"})
 	o.Latency = v.latency(a, service, id, book)
-	if o.Money, err = v.bill(a, service, quantiles(costs, Money).P95, id, book); err != nil {
+	if o.Money, err = v.bill(a, service, worst(costs), id, book); err != nil {
 		return o, err
 	}
-	o.Impossible = v.refusals(a, service, &o)
+	o.Impossible, o.Short = v.refusals(a, service, &o)
 	return o, nil
 }

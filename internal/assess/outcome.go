@@ -94,6 +94,8 @@ type Outcome struct {
 
 	// Impossible lists why this placement cannot be what it says; it is never proposed then.
 	Impossible []Refusal `json:"impossible,omitempty"`
+	// Short lists what is wanted and cannot be had this way, nor is it today.
+	Short []Refusal `json:"short,omitempty"`
 }
 
 // Availability is how much of the time a service answers.

@@ -121,6 +121,11 @@ func TestBadEstates(t *testing.T) {
 		{"alias", "title: A shop", "title: &x A shop", "anchors"},
 		{"twice", "title: A shop in two cities", "title: a\ntitle: b", "title"},
 		{"not YAML", "estate: 1", "estate: [", "testdata"},
+		{"no crew", "{count: 6, need: 4}", "{count: 6, need: 4, crews: 0}", `33:34: 0 crews repair nothing (write crews: 1`},
+		{"more crews than servers", "{count: 6, need: 4}", "{count: 6, need: 4, crews: 8}", "8 crews for 6 servers (leave crews out"},
+		{"more crews than there are by default", "{count: 6, need: 4}", "{crews: 3}", "3 crews for 2 servers"},
+		{"covers more than all", "{count: 6, need: 4}", "{count: 6, need: 4, coverage: 101%}", `33:44: coverage: "101%" is more than 100%`},
+		{"servers that never work", "{count: 6, need: 4}", "{count: 6, need: 4, every: 0}", "servers fail all the time"},
 		{"version", "estate: 1", "estate: 7", "this build reads 1"},
 	} {
 		text := strings.Replace(string(good), c.old, c.new, 1)

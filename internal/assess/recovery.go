@@ -1,9 +1,11 @@
 package assess
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 )
 
 const (
@@ -70,52 +72,135 @@ func (v *evaluator) rto(a *arrangement, service int) Quantiles {
 	if v.spot(a, service).Pattern == Single {
 		return v.outages(a, service)
 	}
-	return v.recoveryOf(a, service).quantiles()
+	return v.recoveryOf(a, v.servingLoss(a, service)).quantiles()
 }
 
-// recoveryOf is the recovery of a service from the loss of the serving site. Services of one pattern share it, but for
-// their restores.
-func (v *evaluator) recoveryOf(a *arrangement, service int) *recoveryTimes {
-	p, s := v.spot(a, service), v.Services[v.services[service]]
-	if p.Pattern == Single {
+// servingLoss lists the services whose recoveries one waits for when its first site is lost; its own first.
+func (v *evaluator) servingLoss(a *arrangement, service int) []int {
+	for _, f := range v.losses(a, service) {
+		if f.site == v.spot(a, service).Sites[0] {
+			return f.waits
+		}
+	}
+	return []int{service}
+}
+
+// recoveryFrom is the recovery that an interruption waits for.
+func (v *evaluator) recoveryFrom(a *arrangement, service int, i *interruption) *recoveryTimes {
+	if i.waits || len(i.behind) == 0 {
 		return waited
 	}
-	restore, key := s.restoreOf(p.Pattern), string(p.Pattern)
-	if restore.Set {
-		key += " " + v.services[service]
+	return v.recoveryOf(a, i.behind)
+}
+
+// recoveryOf is the recovery of services that are lost together: over when the slowest is. Services of one pattern go
+// through its steps together, and restore their data side by side.
+func (v *evaluator) recoveryOf(a *arrangement, services []int) *recoveryTimes {
+	if v.base != nil && !slices.ContainsFunc(services, func(m int) bool { return v.varied.touchesRecovery(v.spot(a, m).Pattern, m) }) {
+		return v.base.recoveryOf(a, services)
 	}
-	if v.base != nil && !v.varied.touchesRecovery(p.Pattern, service) {
-		return v.base.recoveryOf(a, service)
+	var space [64]byte
+	key := append(space[:0], 0)
+	for _, m := range services {
+		s := v.spot(a, m)
+		key[0] |= 1 << s.level
+		if s.Pattern == BackupRestore && v.Services[v.services[m]].Data != nil {
+			key = append(key, byte(m), byte(m>>8))
+		}
 	}
-	if r, known := v.recovered[key]; known {
+	if r, known := v.recovered[string(key)]; known {
 		return r
 	}
-	r := v.Recovery[p.Pattern]
-	steps := r.steps()
-	out := &recoveryTimes{coverage: r.Coverage.Mean(), mean: restore.Mean(), draw: func(rng *rand.Rand) float64 {
-		sum := restore.At(rng.Float64())
-		for _, step := range steps {
-			sum += step.n.At(rng.Float64())
+	r := v.recoveryTimes(a, services)
+	v.recovered[string(key)] = r
+	return r
+}
+
+// together are services of one pattern that recover at once.
+type together struct {
+	steps    []Number
+	restores []Number
+}
+
+func (v *evaluator) recoveryTimes(a *arrangement, services []int) *recoveryTimes {
+	out := &recoveryTimes{coverage: 1}
+	var groups []together
+	name := "recovery"
+	for _, p := range Patterns {
+		var g together
+		member := false
+		for _, m := range services {
+			if v.spot(a, m).Pattern != p {
+				continue
+			}
+			member = true
+			if restore := v.Services[v.services[m]].restoreOf(p); restore.Set {
+				g.restores = append(g.restores, restore)
+				name += " " + v.services[m]
+			}
 		}
-		return sum
-	}}
-	for _, step := range steps {
-		out.mean += step.n.Mean()
+		if !member {
+			continue
+		}
+		name += " " + string(p)
+		for _, step := range v.Recovery[p].steps() {
+			g.steps = append(g.steps, *step.n)
+		}
+		groups, out.coverage = append(groups, g), min(out.coverage, v.Recovery[p].Coverage.Mean())
 	}
-	rng, some, mean := v.rng("recovery "+key), make([]float64, sample), 0.0
+	out.draw = func(rng *rand.Rand) float64 {
+		slowest := 0.0
+		for i := range groups {
+			slowest = max(slowest, groups[i].draw(rng))
+		}
+		return slowest
+	}
+	rng, n := v.rng(name), sample
+	exact := len(groups) == 1 && len(groups[0].restores) < 2
+	if !exact {
+		n *= 2
+	}
+	some, mean := make([]float64, n), 0.0
 	for i := range some {
 		some[i] = out.draw(rng)
+		mean += some[i] / float64(n)
+	}
+	if out.mean = mean; exact {
+		out.mean = groups[0].mean()
 	}
 	slices.Sort(some)
+	mean = 0
 	for i := range fewOf {
-		out.few = append(out.few, some[(2*i+1)*sample/(2*fewOf)])
+		out.few = append(out.few, some[(2*i+1)*n/(2*fewOf)])
 		mean += out.few[i] / fewOf
 	}
 	for i := range out.few {
 		out.few[i] *= out.mean / max(mean, 1e-9)
 	}
-	v.recovered[key] = out
 	return out
+}
+
+func (g *together) draw(rng *rand.Rand) float64 {
+	sum := 0.0
+	for i := range g.restores {
+		sum = max(sum, g.restores[i].At(rng.Float64()))
+	}
+	for i := range g.steps {
+		sum += g.steps[i].At(rng.Float64())
+	}
+	return sum
+}
+
+// mean is that of draw, with one restore at most.
+func (g *together) mean() float64 {
+	sum := 0.0
+	for i := range g.restores {
+		sum += g.restores[i].Mean()
+	}
+	for i := range g.steps {
+		sum += g.steps[i].Mean()
+	}
+	return sum
 }
 
 // outages are the lengths of what takes every site of a service: a mixture of exponentials.
@@ -178,6 +263,35 @@ func quantiles(values []float64, unit Unit) Quantiles {
 	return Quantiles{P50: at(.5), P95: at(.95), Mean: sum / float64(len(values)), Unit: unit}
 }
 
+// worst is the 95th percentile of values, which it reorders: what sorting them would put there, found without sorting.
+func worst(values []float64) float64 {
+	at, low, high := int(math.Ceil(.95*float64(len(values))))-1, 0, len(values)-1
+	for low < high {
+		pivot, i, j := values[low+(high-low)/2], low, high
+		for i <= j {
+			for values[i] < pivot {
+				i++
+			}
+			for values[j] > pivot {
+				j--
+			}
+			if i <= j {
+				values[i], values[j] = values[j], values[i]
+				i, j = i+1, j-1
+			}
+		}
+		switch {
+		case at <= j:
+			high = j
+		case at >= i:
+			low = i
+		default:
+			return values[at]
+		}
+	}
+	return values[at]
+}
+
 // recovery is what the loss of the serving site costs in time and data.
 func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) RecoveryTime {
 	p, s, name := v.spot(a, service), v.Services[v.services[service]], v.services[service]
@@ -185,15 +299,21 @@ func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) 
 	d := Derivation{ID: id + ".rto", What: "time from the loss of the serving site to service again, for " + name + " (P95)", Value: out.RTO.P95, Unit: Duration}
 	if p.Pattern == Single {
 		d.Method = "there is no other site: the outage itself, a mixture of exponentials, one for each minimal cut set"
-		d.Parts = []Part{{"losses a year", 0, Count, id + ".losses"}}
-		d.Parts[0].Value = book[id+".losses"].Value
+		d.Parts = []Part{{"losses a year", book[id+".losses"].Value, Count, id + ".losses"}}
 	} else {
-		d.Method = "the sum of its steps, each drawn from its range (triangular); quantiles of 4000 draws, never added"
-		for _, step := range v.Recovery[p.Pattern].steps() {
+		waits := v.servingLoss(a, service)
+		slowest := v.slowest(a, waits)
+		pattern := v.spot(a, slowest).Pattern
+		d.Method = "of a recovery that works: the sum of its steps, each drawn from its range (triangular); quantiles of 4000 draws, never added. What coverage leaves out takes as long as the outage: see downtime"
+		if len(waits) > 1 {
+			d.Method = fmt.Sprintf("of recoveries that work: the slowest of what is lost with the site and needed at every answer, in each of 4000 draws: %s; those of one pattern go together; the steps are those of %s (%s), each drawn from its range (triangular). What coverage leaves out takes as long as the outage: see downtime",
+				strings.Join(v.names(waits), ", "), v.services[slowest], pattern)
+		}
+		for _, step := range v.Recovery[pattern].steps() {
 			out.Steps = append(out.Steps, Part{Name: step.name, Value: step.n.Mean(), Unit: Duration})
 			d.Inputs = append(d.Inputs, inputOf(*step.n))
 		}
-		if restore := s.restoreOf(p.Pattern); restore.Set {
+		if restore := v.Services[v.services[slowest]].restoreOf(pattern); restore.Set {
 			out.Steps = append(out.Steps, Part{Name: "restore", Value: restore.Mean(), Unit: Duration})
 			d.Inputs = append(d.Inputs, inputOf(restore))
 		}
@@ -205,6 +325,17 @@ func (v *evaluator) recovery(a *arrangement, service int, id string, book Book) 
 	if w := s.Wants; w.RTO.Set || w.RPO.Set {
 		met := (!w.RTO.Set || out.RTO.P95 <= w.RTO.Mean()) && (!w.RPO.Set || out.RPO.P95 <= w.RPO.Mean())
 		out.Met = &met
+	}
+	return out
+}
+
+// slowest is whose recovery, of services that are lost together, takes longest in the mean.
+func (v *evaluator) slowest(a *arrangement, services []int) (out int) {
+	longest := -1.0
+	for _, m := range services {
+		if mean := v.recoveryOf(a, []int{m}).mean; mean > longest {
+			longest, out = mean, m
+		}
 	}
 	return out
 }
@@ -252,7 +383,8 @@ func (v *evaluator) meanLost(p *spot, s *Service) float64 {
 	return v.Recovery[p.Pattern].Lag.Mean() + v.backlog(p, s)
 }
 
-// backlog is the lag in seconds that an hour at the peak adds where a line is too thin.
+// backlog is how many seconds of writes have not left behind an hour at the peak where a line is too thin: what it
+// carried was written in the first thin/changes of the hour.
 func (e *Estate) backlog(p *spot, s *Service) float64 {
 	worst := 0.0
 	for _, other := range p.Sites[1:] {
@@ -263,7 +395,7 @@ func (e *Estate) backlog(p *spot, s *Service) float64 {
 			}
 		}
 		if changes := s.Data.Changes.Mean(); thin > 0 && changes > thin {
-			worst = max(worst, hour*(changes/thin-1))
+			worst = max(worst, hour*(1-thin/changes))
 		}
 	}
 	return worst

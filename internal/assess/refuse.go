@@ -2,12 +2,20 @@ package assess
 
 import "fmt"
 
-// refusals lists why a service's placement cannot be what it says.
-func (v *evaluator) refusals(a *arrangement, service int, o *Outcome) []Refusal {
+// refusals lists why a service's placement cannot be what it says, and of what is wanted it falls short.
+func (v *evaluator) refusals(a *arrangement, service int, o *Outcome) (out, short []Refusal) {
 	p, s := v.spot(a, service), v.Services[v.services[service]]
-	var out []Refusal
 	refuse := func(rule, hint, format string, args ...any) {
 		out = append(out, Refusal{rule, fmt.Sprintf(format, args...), hint})
+	}
+	// What cannot be had this way speaks against it where today's way has it, or is it: elsewhere it may still be better
+	// than what there is.
+	wish := func(had bool, rule, hint, format string, args ...any) {
+		if had || p.id == v.today.at[service] {
+			refuse(rule, hint, format, args...)
+			return
+		}
+		short = append(short, Refusal{rule, fmt.Sprintf(format, args...), hint})
 	}
 	automatic := active(p.Pattern)
 	if p.Automatic != nil {
@@ -20,10 +28,10 @@ func (v *evaluator) refusals(a *arrangement, service int, o *Outcome) []Refusal 
 	if p.Pattern != Single {
 		r := v.Recovery[p.Pattern]
 		if least := r.Detect.Low + r.Decide.Low + r.Shift.Low; s.Wants.RTO.Set && s.Wants.RTO.Mean() < least {
-			refuse("rto-below-detection", "", "an RTO of %s is shorter than noticing, deciding and shifting traffic takes under %s (%s at best)", s.Wants.RTO, p.Pattern, duration(least))
+			wish(v.rto(v.today, service).P95 <= s.Wants.RTO.Mean(), "rto-below-detection", "", "an RTO of %s is shorter than noticing, deciding and shifting traffic takes under %s (%s at best)", s.Wants.RTO, p.Pattern, duration(least))
 		}
 		if s.Data != nil && s.Wants.RPO.Set && s.Wants.RPO.High == 0 && p.Pattern != SameCity {
-			refuse("rpo-zero-async", "synchronous replicas in one city lose nothing", "an RPO of 0 cannot be had with %s: its replication is asynchronous", p.Pattern)
+			wish(v.loses(v.today, service) == 0, "rpo-zero-async", "synchronous replicas in one city lose nothing", "an RPO of 0 cannot be had with %s: its replication is asynchronous", p.Pattern)
 		}
 	}
 	if p.Pattern == Partitioned && s.Data != nil && s.Data.ByUser.Mean() < .5 {
@@ -48,9 +56,9 @@ func (v *evaluator) refusals(a *arrangement, service int, o *Outcome) []Refusal 
 	// Where today's site is too full already, another one pays as capacity, whether or not it recovers anything.
 	relieves := v.loads(v.today).crowds(v.spot(v.today, service)) && !v.loads(a).crowds(p)
 	if p.Pattern != Single && !relieves {
-		v.refuseCrowded(a, p, refuse)
+		v.refuseCrowded(a, service, refuse)
 	}
-	return out
+	return out, short
 }
 
 // syncRTT is how far apart synchronous replicas may be: every write waits so long.
@@ -67,16 +75,17 @@ func (v *evaluator) anyJoined(from, to *spot) bool {
 	return false
 }
 
-func (v *evaluator) refuseCrowded(a *arrangement, p *spot, refuse func(rule, hint, format string, args ...any)) {
-	l := v.loads(a)
+func (v *evaluator) refuseCrowded(a *arrangement, service int, refuse func(rule, hint, format string, args ...any)) {
+	l, p, today := v.loads(a), v.spot(a, service), v.spot(v.today, service)
 	for _, site := range p.at {
-		worst := 0
+		worst, load := 0, 0.0
 		for _, lost := range p.states() {
-			if l.at[lost][site] > l.at[worst][site] {
-				worst = lost
+			// What the service asks of a site today is not this way's doing.
+			if x := l.at[lost][site]; x > load && p.carries[lost][site] > today.carries[lost][site] {
+				worst, load = lost, x
 			}
 		}
-		load := 100 * l.at[worst][site]
+		load *= 100
 		switch {
 		case load <= 100*limit:
 		case worst == 0:
@@ -91,7 +100,7 @@ func (v *evaluator) refuseCrowded(a *arrangement, p *spot, refuse func(rule, hin
 // asked last.
 func (v *evaluator) possible(a *arrangement, services []int) bool {
 	for _, i := range services {
-		if len(v.refusals(a, i, &Outcome{})) > 0 {
+		if refused, _ := v.refusals(a, i, &Outcome{}); len(refused) > 0 {
 			return false
 		}
 	}

@@ -17,6 +17,7 @@ type Report struct {
 	Pareto   []ParetoPoint   `json:"pareto"` // plans that no other beats in both cost and downtime
 	Doubts   []Doubt         `json:"doubts"` // assumed inputs, the one that flips a verdict soonest first
 	Notes    []string        `json:"notes"`  // what was left out, what backups are still needed for
+	Entries  []Entry         `json:"inputs"` // all that the file says, and what was filled in
 	Book     Book            `json:"book"`
 }
 

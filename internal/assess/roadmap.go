@@ -35,8 +35,9 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// bundles lists the best step for every service from a plan on. Only steps that may be recommended are listed.
-func (v *evaluator) bundles(a *arrangement) ([]bundle, error) {
+// bundles lists the best step for every service from a plan on. Only steps that may be recommended are listed, and none
+// that takes back what an earlier one built: from is where the roadmap begins.
+func (v *evaluator) bundles(from, a *arrangement) ([]bundle, error) {
 	var out []bundle
 	for service := range v.services {
 		var best *bundle
@@ -51,7 +52,7 @@ func (v *evaluator) bundles(a *arrangement) ([]bundle, error) {
 			if c.change.saves <= 0 && c.change.net() <= 0 || best != nil && c.change.net() <= best.change.net() {
 				continue
 			}
-			if c.eligible = v.eligible(a, service, &c); c.eligible {
+			if c.eligible = v.eligible(a, service, &c) && !v.takesBack(from, a, &c); c.eligible {
 				best = &bundle{c, service}
 			}
 		}
@@ -63,6 +64,12 @@ func (v *evaluator) bundles(a *arrangement) ([]bundle, error) {
 	return out, nil
 }
 
+func (v *evaluator) takesBack(from, a *arrangement, c *candidate) bool {
+	return slices.ContainsFunc(c.moved, func(i int) bool {
+		return a.at[i] != from.at[i] && rank(v.spot(c.to, i).Pattern) < rank(v.spot(a, i).Pattern)
+	})
+}
+
 // shownOver is how many steps that are not worth it are listed, to show where the roadmap stops.
 const shownOver = 2
 
@@ -71,7 +78,7 @@ const shownOver = 2
 // worth it. plans are those behind each worthy step.
 func (v *evaluator) roadmap(from *arrangement) (steps []Step, plans []*arrangement, err error) {
 	for a := from; ; {
-		options, err := v.bundles(a)
+		options, err := v.bundles(from, a)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -18,18 +18,17 @@ type Simulation struct {
 }
 
 const (
-	z99    = 2.5758293035489004
-	pilots = 5    // rounds in which the sampling distribution is learnt
-	pilot  = 3000 // states drawn in each
-	batch  = 4000
+	z99   = 2.5758293035489004
+	batch = 4000
 	// shares of states that are drawn without any bias, which bounds the weights, and with all failures likelier
-	sober, broad = .1, .4
+	sober, broad = .1, .2
 )
 
 // Simulate estimates, for every service of a plan, the share of time in which it can be served at none of its sites. It
-// draws states of the whole estate (components, single servers, shared causes; each up or down in its steady state) and
-// asks the model itself what still works: no fault tree, no cut sets. Failures are drawn more often than they happen,
-// by a distribution learnt from pilots (cross-entropy method, Rubinstein 1997), and weighed back.
+// draws states of the whole estate (components, single servers or groups of them that share crews, shared causes; each up
+// or down in its steady state) and asks the model itself what still works: no fault tree and no cut set of the first
+// engine is looked at. Failures are drawn more often than they happen, around ways to fail that pilots come across, and
+// weighed back.
 func Simulate(e *Estate, plan Plan, o Simulation) (map[string]Estimate, error) {
 	if o.Width == 0 {
 		o.Width = .15
@@ -53,13 +52,15 @@ func Simulate(e *Estate, plan Plan, o Simulation) (map[string]Estimate, error) {
 	return out, nil
 }
 
-// sampler draws states of a world from a mixture: mostly from a bias that was learnt, sometimes with every failure made
-// more likely, so that no way to fail is missed, and sometimes as they happen, so that no weight is large.
+// sampler draws states of a world from a mixture: mostly states in which one of the ways to fail that pilots came across
+// is there, sometimes with every failure made more likely, so that no way to fail is missed, and sometimes as they
+// happen, so that no weight is large.
 type sampler struct {
 	*world
-	rng          *rand.Rand
-	q            []float64 // probability with which each event is down
-	wide, learnt bias
+	rng  *rand.Rand
+	q    []float64 // probability with which each atom is down
+	wide bias
+	ways ways
 }
 
 // bias is a distribution to draw from, with the logarithms of how much more often each event is drawn as it is than it
@@ -83,71 +84,44 @@ func (s *sampler) biased(p []float64) bias {
 
 // draw fills in a state and returns its weight: how much more often it happens than it is drawn.
 func (s *sampler) draw() float64 {
-	from := s.learnt.p
+	from, given := s.q, (*wayDown)(nil)
+	known := 1 - sober - broad // share of states that are drawn around known ways
+	if s.ways.total == 0 {
+		known = 0
+	}
 	switch u := s.rng.Float64(); {
-	case u < sober:
-		from = s.q
-	case u < sober+broad:
+	case u < known:
+		given = s.ways.pick(s.rng)
+	case u < 1-sober:
 		from = s.wide.p
 	}
-	wide, learnt := s.wide.allWorking, s.learnt.allWorking
+	wide := s.wide.allWorking
 	for i, p := range from {
 		s.down[i] = s.rng.Float64() < p
-		if s.down[i] {
+	}
+	if given != nil {
+		s.ways.set(given, s.down, s.rng)
+	}
+	for i, down := range s.down {
+		if down {
 			wide += s.wide.down[i] - s.wide.up[i]
-			learnt += s.learnt.down[i] - s.learnt.up[i]
 		}
 	}
-	return 1 / (sober + broad*math.Exp(wide) + (1-sober-broad)*math.Exp(learnt))
-}
-
-// learn finds a bias under which the service fails often, in the ways in which it most probably does.
-func (s *sampler) learn() {
-	wide := slices.Clone(s.q)
-	start := 2.5 / float64(len(s.q))
-	for i, q := range s.q {
-		wide[i] = max(q, min(.5, start))
+	w := sober + (1-sober-known)*math.Exp(wide)
+	if known > 0 {
+		w += known * s.ways.in(s.down) / s.ways.total
 	}
-	learnt := slices.Clone(wide)
-	s.wide, s.learnt = s.biased(wide), s.biased(learnt)
-	for range pilots {
-		sums, total, hits := make([]float64, len(s.q)), 0.0, 0
-		for range pilot {
-			w := s.draw()
-			if s.works() {
-				continue
-			}
-			hits++
-			total += w
-			for i, down := range s.down {
-				if down {
-					sums[i] += w
-				}
-			}
-		}
-		if hits < 20 { // too rare to learn from: everything fails more often
-			for i := range wide {
-				wide[i] = max(s.q[i], min(.5, 2*wide[i]))
-			}
-			copy(learnt, wide)
-		} else {
-			for i := range learnt {
-				learnt[i] = .3*learnt[i] + .7*min(.95, max(s.q[i], sums[i]/total))
-			}
-		}
-		s.wide, s.learnt = s.biased(slices.Clone(wide)), s.biased(slices.Clone(learnt))
-	}
+	return 1 / w
 }
 
 // estimate draws until the interval is as narrow as wanted.
 func (s *sampler) estimate(o Simulation) Estimate {
-	out := Estimate{Method: "states drawn with learnt bias and weighed back (cross-entropy)"}
+	out := Estimate{Method: "states drawn around ways to fail that were found, and weighed back"}
 	if len(s.atoms) == 0 {
 		return out
 	}
 	for _, a := range s.atoms {
-		q, _ := steady(a.every, a.lasts)
-		s.q = append(s.q, q)
+		s.q = append(s.q, a.share())
 	}
 	s.learn()
 	n, sum, squares := 0, 0.0, 0.0

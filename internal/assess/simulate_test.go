@@ -2,7 +2,10 @@ package assess
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,23 +62,99 @@ func randomEstate(r *rand.Rand) string {
 		if i+1 < services && r.IntN(2) == 0 {
 			line("    calls: [{to: v%d, optional: %t}]", i+1+r.IntN(services-i-1), r.IntN(3) == 0)
 		}
-		line("    servers: {count: %d, need: 1, every: %dh, lasts: %dm}", 1+r.IntN(3), 100+r.IntN(2000), 5+r.IntN(120))
+		line("    servers: %s", servers(r, 1+r.IntN(3), 2000))
 	}
 	return b.String()
 }
 
+// largerEstate writes one of many components, rare ones beside likely ones, in nested expressions; its services call each
+// other in chains and have up to twelve servers a site. Ways to fail differ in size and by many powers of ten.
+func largerEstate(r *rand.Rand) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("estate: 1")
+	line("prices: {cloud_core_month: 25, cloud_gb_month: .1, cross_city_gb: .02, same_city_gb: .01, person_month: 9k}")
+	line("components:")
+	parts := 12 + r.IntN(40)
+	for i := range parts {
+		line("  c%d: {every: %dh, lasts: %dm}", i, int(100*math.Exp(8*r.Float64())), int(5*math.Exp(6*r.Float64())))
+	}
+	var need func(depth int) string
+	need = func(depth int) string {
+		switch kind := r.IntN(5); {
+		case depth == 0 || kind == 0:
+			return fmt.Sprintf("c%d", r.IntN(parts))
+		case kind < 3:
+			return "(" + need(depth-1) + " or " + need(depth-1) + ")"
+		case kind == 3:
+			return "(" + need(depth-1) + " and " + need(depth-1) + ")"
+		}
+		return fmt.Sprintf("2 of (%s, %s, %s)", need(depth-1), need(depth-1), need(depth-1))
+	}
+	names := []string{"s0", "s1", "s2"}[:2+r.IntN(2)]
+	line("sites:")
+	for _, name := range names {
+		line("  %s: {kind: cloud, city: t%d, needs: \"%s\"}", name, r.IntN(2), need(4))
+	}
+	line("links:")
+	for i, name := range names {
+		for _, other := range names[:i] {
+			line("  - {between: [%s, %s], rtt: 2ms, needs: \"%s\"}", name, other, need(3))
+		}
+	}
+	line("services:")
+	services := 2 + r.IntN(8)
+	for i := range services {
+		line("  v%d:", i)
+		line("    now: {pattern: one-writer, sites: [%s], automatic: false}", strings.Join(names[:2+r.IntN(len(names)-1)], ", "))
+		if i+1 < services && r.IntN(4) > 0 {
+			line("    calls: [{to: v%d}, {to: v%d}]", i+1+r.IntN(services-i-1), i+1+r.IntN(services-i-1))
+		}
+		line("    servers: %s", servers(r, 1+r.IntN(12), 20_000))
+	}
+	return b.String()
+}
+
+// servers writes a group of servers that may share crews and stop each other.
+func servers(r *rand.Rand, count, every int) string {
+	more := ""
+	if r.IntN(2) == 0 {
+		more += fmt.Sprintf(", crews: %d", 1+r.IntN(count))
+	}
+	if r.IntN(2) == 0 {
+		more += fmt.Sprintf(", coverage: %d%%", 80+r.IntN(21))
+	}
+	return fmt.Sprintf("{count: %d, need: %d, every: %dh, lasts: %dm%s}", count, 1+r.IntN(count), 100+r.IntN(every), 5+r.IntN(120), more)
+}
+
 // The two engines share no code beyond the model: one builds a fault tree and a diagram, the other draws states and
-// asks what works. Over 200 random estates the simulation's 99 % interval holds the exact value in at least 97 %.
+// asks what works. Over 200 random estates the simulation's 99 % interval holds the exact value in at least 97 %. Seeds
+// are fixed, since each interval misses by chance once in a hundred; any other is asked for by ATOLL_ASSESS_SEED.
 func TestEnginesAgree(t *testing.T) {
 	t.Parallel()
-	const seed = 12919276024630886490 // fixed: of random seeds, about one in fifty has more than 3 % outside by chance
+	agree(t, 200, randomEstate)
+}
+
+func TestEnginesAgree_OnLargerEstates(t *testing.T) {
+	t.Parallel()
+	agree(t, 100, largerEstate)
+}
+
+func agree(t *testing.T, estates int, random func(*rand.Rand) string) {
+	seed := uint64(1)
+	if text := os.Getenv("ATOLL_ASSESS_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("ATOLL_ASSESS_SEED: %v", err)
+		}
+	}
 	r := rand.New(rand.NewPCG(seed, 1))
 	inside, wide, all := 0, 0, 0
-	for i := range 200 {
-		text := randomEstate(r)
+	for i := range estates {
+		text := random(r)
 		e, err := Read("random", strings.NewReader(text))
 		if err != nil {
-			t.Fatalf("seed %d, estate %d: %v\n%s", uint64(seed), i, err, text)
+			t.Fatalf("seed %d, estate %d: %v\n%s", seed, i, err, text)
 		}
 		plan := e.Today()
 		estimates, err := Simulate(e, plan, Simulation{Seed: i, Samples: 200_000, Services: []string{"v0"}})
@@ -88,18 +167,21 @@ func TestEnginesAgree(t *testing.T) {
 		}
 		est := estimates["v0"]
 		if est.Refused != "" {
+			t.Logf("seed %d, estate %d: exact %.6g, refused: %s", seed, i, exact.Probability, est.Refused)
 			continue
 		}
 		all++
-		if est.Low <= exact.Probability && exact.Probability <= est.High {
+		if est.Holds(exact.Probability) {
 			inside++
+		} else {
+			t.Logf("seed %d, estate %d: exact %.6g, simulated %.6g (%.6g to %.6g), %d hits in %d", seed, i, exact.Probability, est.Mean, est.Low, est.High, est.Hits, est.Samples)
 		}
 		if est.High-est.Mean > .2*est.Mean {
 			wide++
 		}
 	}
-	t.Logf("seed %d: %d of %d intervals hold the exact value; %d are wider than 20 %%", uint64(seed), inside, all, wide)
-	if all < 190 || float64(inside) < .97*float64(all) || wide > all/20 {
-		t.Errorf("seed %d: %d of %d intervals hold the exact value, %d are wider than 20 %%", uint64(seed), inside, all, wide)
+	t.Logf("seed %d: %d of %d intervals hold the exact value; %d are wider than 20 %%, %d refused", seed, inside, all, wide, estates-all)
+	if all < estates*19/20 || float64(inside) < .97*float64(all) || wide > all/20 {
+		t.Errorf("seed %d: %d of %d intervals hold the exact value, %d are wider than 20 %%; ATOLL_ASSESS_SEED=%d shows it again", seed, inside, all, wide, seed)
 	}
 }

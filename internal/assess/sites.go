@@ -25,15 +25,25 @@ func (v *evaluator) siteAnswers(book Book) ([]SiteAnswer, error) {
 			}
 		}
 		a.CanTakeOver = worst <= limit
-		a.Text = fmt.Sprintf("runs at %.0f %% of its cores at the peak", 100*l.Usual)
-		if a.CanTakeOver {
-			a.Text += fmt.Sprintf("; it could take the worst other site's load too (%.0f %%)", 100*worst)
-		} else {
-			a.Text += fmt.Sprintf("; with the worst other site's load it would need %.0f %%: it is capacity, not disaster recovery", 100*worst)
-		}
+		a.Text = v.siteText(l, worst)
 		out = append(out, a)
 	}
 	return out, nil
+}
+
+// siteText says how full a site is, and would be with the worst other one's load.
+func (v *evaluator) siteText(l SiteLoad, worst float64) string {
+	if v.Sites[l.Site].Kind == Cloud && v.Sites[l.Site].Cores.Line == 0 {
+		return "takes what is asked of it: the file names no limit"
+	}
+	text := fmt.Sprintf("runs at %.0f %% of its cores at the peak", 100*l.Usual)
+	switch {
+	case worst > limit:
+		return text + fmt.Sprintf("; with the worst other site's load it would need %.0f %%: it is capacity, not disaster recovery", 100*worst)
+	case worst == l.Usual:
+		return text + "; no other site serves anything that it could take over"
+	}
+	return text + fmt.Sprintf("; it could take the worst other site's load too (%.0f %%)", 100*worst)
 }
 
 // foreign is what all that another site serves today would take of a site's cores.

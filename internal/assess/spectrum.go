@@ -25,7 +25,7 @@ func (g grid) lognormal(p50, p99 float64) *spread {
 		out[0] = 1
 		return &out
 	}
-	sigma := math.Log(max(p99, p50)/p50) / 2.3263478740408408
+	sigma := spreadOf(p50, p99)
 	if sigma < 1e-6 {
 		return g.constant(p50)
 	}

@@ -50,10 +50,10 @@ func (v *evaluator) trace(r *Report, steps []*arrangement) error {
 		for _, name := range f.Services {
 			parts = append(parts, Part{Name: "of the loss of " + name, Value: r.Book[name+".loss"].Value, Unit: Money, ID: name + ".loss"})
 		}
-		r.Book.Note(Derivation{ID: fmt.Sprintf("fix.%d.saves", i+1), What: "loss a year that is gone if " + f.Event + " never fails again", Value: f.Saves, Unit: Money,
-			Method: "for each service that it takes down alone: its loss × (Birnbaum importance × unavailability × year ÷ its downtime)", Parts: parts})
+		r.Book.Note(Derivation{ID: fmt.Sprintf("fix.%d.saves", i+1), What: "loss a year that is gone if " + f.Event + " never failed again", Value: f.Saves, Unit: Money,
+			Method: "all losses − all losses if it never failed, everything computed anew", Parts: parts})
 		r.Book.Note(Derivation{ID: fmt.Sprintf("fix.%d.share", i+1), What: "share of the downtime of all services that " + f.Event + " causes alone", Value: f.Share, Unit: Ratio,
-			Method: "Σ Birnbaum importance × unavailability × year ÷ Σ downtime"})
+			Method: "1 − downtime of all services if it never failed, everything computed anew ÷ downtime of all services"})
 	}
 	return nil
 }
@@ -87,11 +87,16 @@ func (v *evaluator) traceTotals(r *Report, name string, t Totals, word string) {
 			cost = append(cost, Part{Name: "site " + site, Value: n.Mean(), Unit: Money})
 		}
 	}
+	for _, l := range v.Links {
+		if n := l.FixedMonth; n.Mean() > 0 && *v.Sites[l.Between[0]].Exists && *v.Sites[l.Between[1]].Exists {
+			cost = append(cost, Part{Name: "line " + l.Name, Value: n.Mean(), Unit: Money})
+		}
+	}
 	r.Book.Note(Derivation{ID: id + "loss", What: "expected cost of all outages in a year, " + name, Value: t.Loss, Unit: Money, Method: "the sum over all services", Parts: loss})
-	r.Book.Note(Derivation{ID: id + "cost", What: "what it all costs in a month, " + name, Value: t.CostMonth, Unit: Money, Method: "the sum over all services, and the fixed cost of the sites that are used", Parts: cost})
+	r.Book.Note(Derivation{ID: id + "cost", What: "what it all costs in a month, " + name, Value: t.CostMonth, Unit: Money, Method: "the sum over all services, and the fixed cost of sites and lines that exist", Parts: cost})
 	r.Book.Note(Derivation{ID: id + "downtime", What: "expected downtime a year, " + name, Value: t.Downtime, Unit: Duration, Method: "the mean over all services, weighed by their revenue a minute (where none earns anything, the plain mean)", Parts: down})
 	r.Book.Note(Derivation{ID: id + "bad-year", What: "cost of outages in a bad year, " + name, Value: t.BadYear, Unit: Money, Method: "95 of 100 years of all services together are better; not the sum of each one's bad year, because not all are bad in the same one", Parts: bad})
-	r.Book.Note(Derivation{ID: id + "rto", What: "the longest mean recovery of any service, " + name, Value: t.WorstRTO, Unit: Duration, Method: "the largest sum of the means of a recovery's steps; services at a single site have none and wait for repair"})
+	r.Book.Note(Derivation{ID: id + "rto", What: "the longest recovery of any service (P95), " + name, Value: t.WorstRTO, Unit: Duration, Method: "the longest of their 95th percentiles; services at a single site wait for its repair"})
 }
 
 func (v *evaluator) traceSteps(r *Report) {

@@ -2,7 +2,6 @@ package assess
 
 import (
 	"maps"
-	"math"
 	"slices"
 	"strings"
 
@@ -46,16 +45,34 @@ func steady(every, lasts float64) (down, perSecond float64) {
 	return lasts / (every + lasts), 1 / (every + lasts)
 }
 
+// times are a component's mean times: from a repair to the next failure, and to repair it. Where the file says how much
+// of the time it is down, the first follows from that.
+func (c *Component) times() (every, lasts float64) {
+	lasts = c.Lasts.Mean()
+	if !c.Down.Set {
+		return c.Every.Mean(), lasts
+	}
+	return lasts * (1 - c.Down.Mean()) / c.Down.Mean(), lasts
+}
+
+// says is what the file says of how often a component fails.
+func (c *Component) says() *Number {
+	if c.Down.Set {
+		return &c.Down
+	}
+	return &c.Every
+}
+
 // event is the numbers of a basic event by its name.
 func (e *Estate) event(name string) fault.Event {
 	if c := e.Components[name]; c != nil {
-		down, often := steady(c.Every.Mean(), c.Lasts.Mean())
+		down, often := steady(c.times())
 		return fault.Event{Probability: down, Frequency: often, Label: c.Label}
 	}
 	if rest, ok := strings.CutPrefix(name, serverPrefix); ok {
 		service := rest[:strings.LastIndexByte(rest, '@')]
-		down, often := e.Services[service].Servers.group()
-		return fault.Event{Probability: down, Frequency: often}
+		g := e.Services[service].Servers.group()
+		return fault.Event{Probability: g.down(), Frequency: g.perSecond}
 	}
 	for _, s := range e.Shared {
 		if causePrefix+s.Name == name {
@@ -114,26 +131,10 @@ func (b *treeBuilder) line(from, to string) fault.Formula {
 	return fault.Ref(gate)
 }
 
-// servers is the failure of a server group at a site: fewer work than are needed. The group is one event, whose
-// probability and frequency are those of the k-of-n group of independent servers.
+// servers is the failure of a server group at a site: fewer work than are needed, or a failure was not survived. The
+// group is one event, whose probability and frequency are those of its Markov chain.
 func (b *treeBuilder) servers(service, site string) fault.Formula {
 	return b.basic(serversAt(service, site))
-}
-
-// group is the steady state of n servers of which k are needed: down is P(fewer than k work); it begins when the k-th
-// of exactly k working ones fails.
-func (s Servers) group() (down, perSecond float64) {
-	n, k := int(math.Round(s.Count.Mean())), int(math.Round(s.Need.Mean()))
-	k = min(k, n)
-	q, _ := steady(s.Every.Mean(), s.Lasts.Mean())
-	exactly := func(working int) float64 {
-		lg := func(x int) float64 { v, _ := math.Lgamma(float64(x) + 1); return v }
-		return math.Exp(lg(n) - lg(working) - lg(n-working) + float64(working)*math.Log1p(-q) + float64(n-working)*math.Log(q))
-	}
-	for working := range k {
-		down += exactly(working)
-	}
-	return min(down, 1), exactly(k) * float64(k) / s.Every.Mean()
 }
 
 // at is the failure of a service at one site.
@@ -280,11 +281,10 @@ func (e *Estate) inputsOf(m *fault.Model) []Input {
 	var out []Input
 	for _, event := range slices.Sorted(maps.Keys(m.Events)) {
 		if c := e.Components[event]; c != nil {
-			out = append(out, inputOf(c.Every), inputOf(c.Lasts))
+			out = append(out, inputOf(*c.says()), inputOf(c.Lasts))
 		}
 		if rest, ok := strings.CutPrefix(event, serverPrefix); ok {
-			s := e.Services[rest[:strings.LastIndexByte(rest, '@')]].Servers
-			for _, n := range []Number{s.Count, s.Need, s.Every, s.Lasts} {
+			for _, n := range e.Services[rest[:strings.LastIndexByte(rest, '@')]].Servers.inputs() {
 				if in := inputOf(n); !slices.Contains(out, in) {
 					out = append(out, in)
 				}

@@ -47,12 +47,17 @@ func (x *variation) touches(v *evaluator, a *arrangement, service int) bool {
 	if x.loads && (v.base.loads(a).crowded || v.loads(a).crowded) {
 		return true
 	}
-	return x.touchesFailures(v, a, service) || x.touchesRecovery(v.spot(a, service).Pattern, service)
+	return x.touchesFailures(v, a, service) || slices.ContainsFunc(v.hard[service], func(m int) bool { return x.touchesRecovery(v.spot(a, m).Pattern, m) })
+}
+
+// touchesWrites tells whether what a service writes to others does.
+func (x *variation) touchesWrites(v *evaluator, service int) bool {
+	return x.latency && !x.quiet && x.service >= 0 && slices.Contains(v.hard[service], x.service)
 }
 
 // touchesFailures tells whether its interruptions do.
 func (x *variation) touchesFailures(v *evaluator, a *arrangement, service int) bool {
-	if x.restore && x.service == service || x.data || x.pattern != "" && x.pattern == v.spot(a, service).Pattern {
+	if x.restore && x.service == service || x.data || x.touchesWrites(v, service) || x.pattern != "" && x.pattern == v.spot(a, service).Pattern {
 		return true
 	}
 	if x.servers {
@@ -102,7 +107,7 @@ func (v *evaluator) knobs() map[string]knob {
 		}
 	}
 	for name, c := range v.Components {
-		add(variation{service: -1, name: name}, &c.Every, &c.Lasts)
+		add(variation{service: -1, name: name}, c.says(), &c.Lasts)
 	}
 	for _, s := range v.Shared {
 		add(variation{service: -1, name: causePrefix + s.Name, data: s.Data}, &s.Every, &s.Lasts)
@@ -137,7 +142,7 @@ func (v *evaluator) knobs() map[string]knob {
 
 func (v *evaluator) serviceKnobs(i int, s *Service, add func(variation, ...*Number)) {
 	own := variation{service: i}
-	add(variation{service: i, servers: true}, &s.Servers.Every, &s.Servers.Lasts)
+	add(variation{service: i, servers: true}, &s.Servers.Every, &s.Servers.Lasts, &s.Servers.Crews, &s.Servers.Coverage)
 	add(variation{service: i, latency: true, quiet: true}, &s.Latency.P50, &s.Latency.P99)
 	add(variation{service: i, loads: true}, &s.Demand.Cores)
 	add(own, &s.Demand.Peak, &s.Revenue.Minute, &s.Revenue.Deferred, &s.Revenue.LostData, &s.Revenue.Penalty)

@@ -74,7 +74,11 @@ func (v *evaluator) option(service int, c *candidate, book Book) (Option, error)
 		}
 		o.Along = append(o.Along, v.services[i])
 		if len(o.Outcome.Impossible) == 0 && !v.possible(c.to, []int{i}) {
-			o.Outcome.Impossible = append(o.Outcome.Impossible, Refusal{Rule: "along", Text: fmt.Sprintf("%s, which would have to come along, cannot run at %s", v.services[i], v.spot(c.to, i).Placement)})
+			why := "its answers would take too long"
+			if refused, _ := v.refusals(c.to, i, &Outcome{}); len(refused) > 0 {
+				why = refused[0].Text
+			}
+			o.Outcome.Impossible = append(o.Outcome.Impossible, Refusal{Rule: "along", Text: fmt.Sprintf("%s would have to come along, as %s: %s", v.services[i], v.spot(c.to, i).Placement, why)})
 		}
 	}
 	x := c.change
@@ -87,12 +91,26 @@ func (v *evaluator) option(service int, c *candidate, book Book) (Option, error)
 		o.Text = o.Outcome.Impossible[0].Text
 	case len(c.moved) == 0:
 		o.Text = "as it is today"
-	case x.yearly() < 0:
-		o.Text = fmt.Sprintf("costs %s less a year, loses %s more", trim(-x.yearly()), trim(-x.saves))
+	case len(o.Outcome.Short) > 0:
+		o.Text = x.text() + "; " + o.Outcome.Short[0].Text
 	default:
-		o.Text = fmt.Sprintf("saves %s of loss a year, costs %s more", trim(x.saves), trim(x.yearly()))
+		o.Text = x.text()
 	}
 	return o, nil
+}
+
+// text says what a change saves and costs in a year.
+func (c change) text() string {
+	loss, cost := amount(c.saves), amount(c.yearly())
+	switch {
+	case c.saves < 0 && c.yearly() < 0:
+		return fmt.Sprintf("costs %s a year less and loses %s more", amount(-c.yearly()), amount(-c.saves))
+	case c.saves < 0:
+		return fmt.Sprintf("loses %s a year more and costs %s more", amount(-c.saves), cost)
+	case c.yearly() < 0:
+		return fmt.Sprintf("saves %s of loss a year and %s of cost", loss, amount(-c.yearly()))
+	}
+	return fmt.Sprintf("saves %s of loss a year for %s", loss, cost)
 }
 
 // verdict says what to do with a service, and at which revenue that would change.
@@ -116,9 +134,9 @@ func (v *evaluator) verdict(service int, all []candidate, options []Option, book
 	}
 	out := Verdict{Worth: true, Placement: winner.spot.Placement, Purpose: v.purpose(service, winner)}
 	if x := winner.change; x.yearly() < 0 && rank(winner.spot.Pattern) <= rank(now.Pattern) {
-		out.Text = fmt.Sprintf("It would do with less: %s costs %s less a year and loses %s more.", winner.spot.Placement, trim(-x.yearly()), trim(-x.saves))
+		out.Text = fmt.Sprintf("It would do with less: %s %s.", winner.spot.Placement, x.text())
 	} else {
-		out.Text = fmt.Sprintf("Worth it: %s saves %s of loss a year for %s.", winner.spot.Placement, trim(x.saves), trim(x.yearly()))
+		out.Text = fmt.Sprintf("Worth it: %s %s.", winner.spot.Placement, x.text())
 	}
 	along := v.names(slices.DeleteFunc(slices.Clone(winner.moved), func(i int) bool { return i == service }))
 	if len(along) > 0 {
@@ -127,12 +145,16 @@ func (v *evaluator) verdict(service int, all []candidate, options []Option, book
 	if out.Purpose == "capacity" {
 		out.Reasons = append(out.Reasons, fmt.Sprintf("%s is over its limit today; with one site lost the rest would still be: this is capacity, not disaster recovery", strings.Join(now.Sites, " and ")))
 	}
-	if wanted != nil && wanted != winner && !v.meets(winner.to, service) {
-		out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, which nets %s a year", wanted.spot.Placement, trim(wanted.change.net())))
+	switch {
+	case v.meets(winner.to, service):
+	case wanted == nil:
+		out.Reasons = append(out.Reasons, "nothing that is possible here has what is wanted of it")
+	default:
+		out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, which nets %s a year", wanted.spot.Placement, amount(wanted.change.net())))
 	}
 	if at, c := v.flipDown(service, all); c != nil {
 		out.Flip = v.noteFlip(service, at, c, "below which nothing beyond today's way is worth it", book)
-		out.Text += fmt.Sprintf(" Below %s a minute of revenue nothing beyond today's way would be.", trim(at))
+		out.Text += fmt.Sprintf(" Below %s a minute of revenue nothing beyond today's way would be.", amount(at))
 	}
 	return out
 }
@@ -145,11 +167,11 @@ func (v *evaluator) notWorth(service int, all []candidate, options []Option, wan
 	}
 	if at, c := v.flipUp(service, all); c != nil {
 		out.Flip = v.noteFlip(service, at, c, "from which on it would be worth it", book)
-		out.Text += fmt.Sprintf(" From %s a minute of revenue on, %s would be worth it.", trim(at), c.spot.Placement)
+		out.Text += fmt.Sprintf(" From %s a minute of revenue on, %s would be worth it.", amount(at), c.spot.Placement)
 	}
 	if !v.meets(v.today, service) {
 		if wanted != nil {
-			out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, at %s a year more than it saves", wanted.spot.Placement, trim(-wanted.change.net())))
+			out.Reasons = append(out.Reasons, fmt.Sprintf("what is wanted of it takes %s, at %s a year more than it saves", wanted.spot.Placement, amount(-wanted.change.net())))
 		} else {
 			out.Reasons = append(out.Reasons, "nothing that is possible here has what is wanted of it")
 		}
@@ -216,8 +238,11 @@ func (v *evaluator) noteFlip(service int, at float64, c *candidate, what string,
 
 // purpose tells disaster recovery from capacity.
 func (v *evaluator) purpose(service int, c *candidate) string {
-	crowded := v.loads(v.today).crowds(v.spot(v.today, service)) && !v.loads(c.to).crowds(c.spot)
-	recovers := len(c.spot.at) > 1 && v.loads(c.to).enough(c.spot)
+	today, then := v.loads(v.today), v.loads(c.to)
+	crowded := slices.ContainsFunc(v.spot(v.today, service).at, func(site int) bool {
+		return today.at[0][site] > limit && then.at[0][site] < today.at[0][site]*(1-1e-9)
+	}) && !slices.ContainsFunc(c.spot.at, func(site int) bool { return then.at[0][site] > max(limit, today.at[0][site]) })
+	recovers := len(c.spot.at) > 1 && then.recovers(c.spot, today)
 	switch {
 	case crowded && recovers:
 		return "disaster recovery and capacity"

@@ -372,3 +372,79 @@ func checkDerivation(t *testing.T, book Book, path, id string, value float64) {
 		}
 	}
 }
+
+// What is wanted and cannot be had speaks against a way where today's way has it; where today's has it neither, the way
+// may still be better than what there is, and says of what it falls short.
+func TestShortOfWhatIsWanted(t *testing.T) {
+	t.Parallel()
+	r := assessed(t, pair(rich+"    wants: {rto: 1s, rpo: 0}\n"))
+	s := r.of("shop")
+	for _, p := range []Pattern{BackupRestore, PilotLight, WarmStandby} {
+		o := s.with(p)
+		rules := map[string]bool{}
+		for _, x := range o.Outcome.Short {
+			rules[x.Rule] = true
+		}
+		if len(o.Outcome.Impossible) > 0 || !rules["rto-below-detection"] || !rules["rpo-zero-async"] {
+			t.Errorf("%s: %+v, short of %+v", p, o.Outcome.Impossible, o.Outcome.Short)
+		}
+	}
+	if !s.Answer.Worth || !slices.Contains(s.Answer.Reasons, "nothing that is possible here has what is wanted of it") {
+		t.Errorf("%+v", s.Answer)
+	}
+	near := assessed(t, pair(strings.Replace(rich, "pattern: single, sites: [a]", "pattern: same-city, sites: [a, b], quorum: w", 1)+"    wants: {rpo: 0}\n", "city: south", "city: north", "rtt: 30ms", "rtt: 1ms"))
+	if o := near.of("shop").with(WarmStandby); !o.refused("rpo-zero-async") || len(o.Outcome.Short) > 0 {
+		t.Errorf("it loses nothing today, and would: %+v", o.Outcome)
+	}
+	now := assessed(t, pair(strings.Replace(rich, "pattern: single, sites: [a]", "pattern: warm-standby, sites: [a, b]", 1)+"    wants: {rpo: 0}\n"))
+	if o := now.of("shop").Now; !slices.ContainsFunc(o.Impossible, func(r Refusal) bool { return r.Rule == "rpo-zero-async" }) {
+		t.Errorf("a file that promises it: %+v", o)
+	}
+}
+
+// No step of a roadmap takes back what an earlier one built.
+func TestRoadmapTakesNothingBack(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*Report{"travel 1": assessed(t, travel(16, 1)), "travel 2": assessed(t, travel(16, 2)), "tickets": assessedExample(t, "travel-tickets.yaml")} {
+		today, steps := Plan{}, 0
+		for _, s := range r.Services {
+			today[s.Service] = s.Now.Placement
+		}
+		before := today
+		for _, p := range r.Pareto {
+			if !strings.HasPrefix(p.Name, "step ") {
+				continue
+			}
+			steps++
+			for service, to := range p.Plan {
+				if was := before[service]; was.key() != today[service].key() && rank(to.Pattern) < rank(was.Pattern) {
+					t.Errorf("%s, %s: %s goes from %s to %s", name, p.Name, service, was, to)
+				}
+			}
+			before = p.Plan
+		}
+		if steps < 1 {
+			t.Errorf("%s: %d steps", name, steps)
+		}
+	}
+}
+
+// A service that runs at two sites already takes what it needs along into a faster pattern: alone it gains nothing.
+func TestTheClosureMovesUpTogether(t *testing.T) {
+	t.Parallel()
+	v := newEvaluator(estate(t, pair(strings.Replace(rich, "    servers:", "    calls: [{to: stock}]\n    servers:", 1)+`
+  stock:
+    now: {pattern: single, sites: [a]}
+    demand: {peak: 100, cores: 10}
+    data: {size: 10GB, changes: 100KB/s, by_user: 90%}
+`)))
+	shop, stock := v.service["shop"], v.service["stock"]
+	p := func(x Pattern) *spot { return v.spotFor(Placement{Pattern: x, Sites: []string{"a", "b"}, Quorum: "w"}) }
+	standby := v.today.with(shop, p(PilotLight)).with(stock, p(PilotLight))
+	if up := v.along(standby, shop, p(Partitioned)); v.spot(up, stock).Pattern != Partitioned {
+		t.Errorf("up: stock stays %s", v.spot(up, stock).Placement)
+	}
+	if down := v.along(v.today.with(shop, p(Partitioned)).with(stock, p(Partitioned)), shop, p(PilotLight)); v.spot(down, stock).Pattern != Partitioned {
+		t.Errorf("down: stock goes to %s", v.spot(down, stock).Placement)
+	}
+}

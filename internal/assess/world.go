@@ -1,14 +1,12 @@
 package assess
 
 import (
-	"fmt"
-	"math"
-
 	"github.com/atollhq/atoll/internal/fault"
 )
 
 // world is a state of everything that one service hangs on, and the question what works in it. It is built from the
-// model itself, in terms of working, with every server on its own: it shares nothing with the fault trees.
+// model itself, in terms of working, with every server on its own where servers are independent: it shares nothing with
+// the fault trees.
 type world struct {
 	*Estate
 	plan  Plan
@@ -20,8 +18,20 @@ type world struct {
 	asked uint32
 }
 
-// atom is something that fails and is repaired by itself.
-type atom struct{ every, lasts float64 }
+// atom is something that fails and is repaired by itself: with the mean times given, or as a group of servers.
+type atom struct {
+	every, lasts float64
+	crew         *crew
+	group        int // atoms with the same one are alike: servers of one group, from 1; 0 is like no other
+}
+
+// share is the share of time in which it is down.
+func (a atom) share() float64 {
+	if a.crew != nil {
+		return a.crew.share()
+	}
+	return a.lasts / (a.every + a.lasts)
+}
 
 // part works if so many of its args do; a leaf, if its atom does.
 type part struct {
@@ -56,16 +66,20 @@ func (w *world) known(name string, build func() int) int {
 	return at
 }
 
-func (w *world) leaf(name string, every, lasts Number) int {
-	return w.known(name, func() int {
-		w.atoms = append(w.atoms, atom{every.Mean(), lasts.Mean()})
-		return w.add(part{atom: len(w.atoms) - 1})
-	})
+func (w *world) leaf(name string, every, lasts float64) int {
+	return w.known(name, func() int { return w.fails(atom{every: every, lasts: lasts}) })
 }
 
-func (w *world) all(args []int) int          { return w.add(part{atom: -1, need: len(args), args: args}) }
-func (w *world) some(n int, args []int) int  { return w.add(part{atom: -1, need: n, args: args}) }
-func (w *world) absent(s *Shared) int        { return w.leaf("absent "+s.Name, s.Every, s.Lasts) }
+func (w *world) fails(a atom) int {
+	w.atoms = append(w.atoms, a)
+	return w.add(part{atom: len(w.atoms) - 1})
+}
+
+func (w *world) all(args []int) int         { return w.add(part{atom: -1, need: len(args), args: args}) }
+func (w *world) some(n int, args []int) int { return w.add(part{atom: -1, need: n, args: args}) }
+func (w *world) absent(s *Shared) int {
+	return w.leaf("absent "+s.Name, s.Every.Mean(), s.Lasts.Mean())
+}
 func (w *world) expression(x Expression) int { return w.need(x.need) }
 
 // need builds an expression; a nil one needs nothing.
@@ -75,7 +89,8 @@ func (w *world) need(n *need) int {
 	}
 	if n.op == fault.Name {
 		c := w.Components[n.name]
-		return w.leaf("component "+n.name, c.Every, c.Lasts)
+		every, lasts := c.times()
+		return w.leaf("component "+n.name, every, lasts)
 	}
 	args := make([]int, len(n.args))
 	for i, a := range n.args {
@@ -105,12 +120,7 @@ func (w *world) siteWorks(site string) int {
 func (w *world) upAt(service, site string) int {
 	return w.known("up "+service+"@"+site, func() int {
 		s := w.Services[service]
-		count := int(math.Round(s.Servers.Count.Mean()))
-		servers := make([]int, count)
-		for i := range servers {
-			servers[i] = w.leaf(fmt.Sprintf("server %s@%s#%d", service, site, i), s.Servers.Every, s.Servers.Lasts)
-		}
-		args := []int{w.siteWorks(site), w.some(min(count, int(math.Round(s.Servers.Need.Mean()))), servers)}
+		args := []int{w.siteWorks(site), w.servers(service, site)}
 		for _, cause := range w.Shared {
 			if strikes(cause.Hits.Services, service) {
 				args = append(args, w.absent(cause))
@@ -128,6 +138,20 @@ func (w *world) upAt(service, site string) int {
 		}
 		return w.all(args)
 	})
+}
+
+// servers are one atom each, or one in all if they hang on each other.
+func (w *world) servers(service, site string) int {
+	s := w.Services[service].Servers
+	if c := s.crew(); c != nil {
+		return w.fails(atom{crew: c})
+	}
+	count, need, _ := s.sizes()
+	each, group := make([]int, count), len(w.atoms)+1
+	for i := range each {
+		each[i] = w.fails(atom{every: s.Every.Mean(), lasts: s.Lasts.Mean(), group: group})
+	}
+	return w.some(need, each)
 }
 
 func (w *world) joined(from, to string) int {

@@ -46,6 +46,8 @@ type Site interface {
 	CaughtUp(ctx context.Context, r api.CaughtUpRequest) (api.CaughtUpAnswer, error)
 	Open(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, error)
 	Abort(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, error)
+	Halt(ctx context.Context, r api.HaltRequest) (api.HaltAnswer, error)
+	Unhalt(ctx context.Context, r api.UnhaltRequest) (api.UnhaltAnswer, error)
 }
 
 // Config is what a controller works with.

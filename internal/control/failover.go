@@ -17,10 +17,9 @@ import (
 type Survivor interface {
 	// Standing says what this site knows of another one, and how fit it is to take over from it.
 	Standing(ctx context.Context, of topo.SiteID) (api.Standing, error)
-	// Halt stops applying the other site's changes, and returns the durable position. It may be asked for again.
-	Halt(ctx context.Context, of topo.SiteID, id topo.HandoverID) (uint64, error)
-	// Unhalt undoes the halt of that id; any other stays.
-	Unhalt(ctx context.Context, of topo.SiteID, id topo.HandoverID) error
+	// CatchUp waits until this site has applied the other one's changes as far as another survivor has, from which they are
+	// taken.
+	CatchUp(ctx context.Context, of, from topo.SiteID, position uint64) error
 }
 
 const (
@@ -35,6 +34,7 @@ type lookout struct {
 	policy handover.Policy
 	events chan handover.Event
 	orders chan order
+	pleas  chan plea
 	nudge  chan struct{} // look now
 	audits chan string
 	eyes   eyes // the looker's goroutine only
@@ -58,7 +58,7 @@ type order struct {
 }
 
 func newLookout(c *Controller, of topo.SiteID) *lookout {
-	l := &lookout{c: c, of: of, policy: c.cfg.Failover, events: make(chan handover.Event), orders: make(chan order), nudge: make(chan struct{}, 1),
+	l := &lookout{c: c, of: of, policy: c.cfg.Failover, events: make(chan handover.Event), orders: make(chan order), pleas: make(chan plea), nudge: make(chan struct{}, 1),
 		audits: make(chan string, auditSize)}
 	l.policy.Lost, l.policy.Taker, l.policy.Driver = of, c.cfg.Site, c.name
 	l.mu.state = handover.NewLookout(l.policy, time.Now())
@@ -93,6 +93,12 @@ func (l *lookout) run(ctx context.Context) {
 			ev = from.Order
 		case <-ring:
 			ev = handover.Tick{}
+		case p := <-l.pleas:
+			var answer handover.Pledge
+			state, answer = state.Promise(p.Plea, time.Now())
+			l.publish(state, nil) // before the asking site counts on it
+			p.reply <- answer     // has room
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -185,13 +191,13 @@ func (l *lookout) act(ctx context.Context, a handover.Action, s handover.Lookout
 	id := s.Record.ID
 	switch a.Do {
 	case handover.Halt:
-		position, err := l.c.cfg.Survivor.Halt(ctx, l.of, id)
+		halted, err := l.halt(ctx, s)
 		if err != nil {
 			return failed(err)
 		}
-		return handover.Halted{Position: position}
+		return halted
 	case handover.Unhalt:
-		if err := l.c.cfg.Survivor.Unhalt(ctx, l.of, id); err != nil {
+		if err := l.unhalt(ctx, id); err != nil {
 			return failed(err)
 		}
 		return handover.Unhalted{}

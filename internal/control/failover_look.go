@@ -70,7 +70,8 @@ func (l *lookout) lookOnce(ctx context.Context) handover.Event {
 	l.mu.lease, l.mu.leaseRev, l.mu.standing = lease, rev, standing
 	l.mu.Unlock()
 	return handover.Sight{At: at, ID: newID(), Facts: l.facts(began, standing), Lease: handover.LeaseSeen{
-		Exists: exists, Revision: int64(rev), Duration: lease.Duration, Revoked: lease.Revoked, RevokedBy: lease.RevokedBy}}
+		Exists: exists, Revision: int64(rev), Duration: lease.Duration, Revoked: lease.Revoked, RevokedBy: lease.RevokedBy,
+		Holder: lease.Holder, Asks: lease.Asks, Keeps: lease.Keeps}}
 }
 
 // reread refreshes what is remembered; of a site that is well it may be a little old.
@@ -145,7 +146,14 @@ func (l *lookout) facts(began time.Time, st api.Standing) handover.Facts {
 		}
 		return now.Add(-time.Duration(ms) * time.Millisecond)
 	}
-	f := handover.Facts{Began: began, Sites: len(l.c.cfg.Sites), OwnLease: st.Lease, Problem: st.Problem, Unsettled: l.eyes.owners.Unsettled(l.c.cfg.Site),
+	others := l.present()
+	turn := 0
+	for _, site := range others {
+		if site < l.c.cfg.Site {
+			turn++
+		}
+	}
+	f := handover.Facts{Began: began, Others: others, Turn: turn, HaltedFor: st.HaltedFor, OwnLease: st.Lease, Problem: st.Problem, Unsettled: l.eyes.owners.Unsettled(l.c.cfg.Site),
 		Known: st.Known, Halted: st.Halted, Serving: st.Linked && st.Serving, Until: now.Add(time.Duration(st.RemainingMS) * time.Millisecond),
 		Heard: ago(st.HeardMS), Wrote: ago(st.WroteMS), Loss: time.Duration(st.LossMS) * time.Millisecond,
 		History: l.eyes.history, LastID: l.eyes.lastID, Recent: l.eyes.recent}

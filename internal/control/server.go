@@ -115,6 +115,9 @@ func (s *Server) handler() http.Handler {
 	add("POST /v1/site/caught-up", sites, step(s, local.CaughtUp))
 	add("POST /v1/site/open", sites, step(s, local.Open))
 	add("POST /v1/site/abort", sites, step(s, local.Abort))
+	add("POST /v1/site/halt", sites, step(s, local.Halt))
+	add("POST /v1/site/unhalt", sites, step(s, local.Unhalt))
+	add("POST /v1/site/promise", sites, s.active(s.promise))
 	if s.cfg.Returns != nil {
 		add("POST /v1/rebuilds", operators, s.active(s.rebuild))
 		add("POST /v1/site/begin-anew", sites, s.active(s.beginAnew))

@@ -50,6 +50,17 @@ func (m *memSurvivor) Standing(context.Context, topo.SiteID) (api.Standing, erro
 	return st, m.away
 }
 
+// CatchUp takes what another survivor has.
+func (m *memSurvivor) CatchUp(_ context.Context, _, _ topo.SiteID, position uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.halted != "" && m.standing.Applied < position {
+		return fmt.Errorf("halted by %s", m.halted)
+	}
+	m.standing.Applied = max(m.standing.Applied, position)
+	return m.away
+}
+
 func (m *memSurvivor) Halt(_ context.Context, _ topo.SiteID, id topo.HandoverID) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,6 +94,15 @@ type memTaker struct {
 	opened []time.Time
 }
 
+func (s *memTaker) Halt(ctx context.Context, r api.HaltRequest) (api.HaltAnswer, error) {
+	at, err := s.db.Halt(ctx, r.Of, r.Handover)
+	return api.HaltAnswer{Position: at}, err
+}
+
+func (s *memTaker) Unhalt(ctx context.Context, r api.UnhaltRequest) (api.UnhaltAnswer, error) {
+	return api.UnhaltAnswer{}, s.db.Unhalt(ctx, r.Of, r.Handover)
+}
+
 func (s *memTaker) Open(_ context.Context, r api.OpenRequest) (api.OpenAnswer, error) {
 	o, err := topo.DecodeOwnership(r.Ownership)
 	if err != nil {
@@ -90,7 +110,7 @@ func (s *memTaker) Open(_ context.Context, r api.OpenRequest) (api.OpenAnswer, e
 	}
 	s.db.set(func() {
 		for _, c := range o.Cuts() {
-			id := c.Range.Cut.Handover
+			id := c.Cut.Handover
 			if s.db.cuts[id] {
 				continue
 			}
@@ -130,6 +150,14 @@ func (deadSite) CaughtUp(context.Context, api.CaughtUpRequest) (api.CaughtUpAnsw
 func (deadSite) Open(context.Context, api.OpenRequest) (api.OpenAnswer, error) {
 	return api.OpenAnswer{}, errDead
 }
+func (deadSite) Halt(context.Context, api.HaltRequest) (api.HaltAnswer, error) {
+	return api.HaltAnswer{}, errors.New("connection refused")
+}
+
+func (deadSite) Unhalt(context.Context, api.UnhaltRequest) (api.UnhaltAnswer, error) {
+	return api.UnhaltAnswer{}, errors.New("connection refused")
+}
+
 func (deadSite) Abort(context.Context, api.OpenRequest) (api.OpenAnswer, error) {
 	return api.OpenAnswer{}, errDead
 }

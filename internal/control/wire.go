@@ -26,7 +26,7 @@ func wire(r handover.Record) api.Handover {
 		h.Buckets, h.Count = takenText(f.Taken)
 		ms := func(us int64) float64 { return float64(us) / 1000 }
 		h.Failover = &api.Failover{Taken: f.Taken, Position: f.Position, Automatic: f.Automatic, Override: f.Override,
-			ExpiredMS: ms(f.ExpiredUS), WaitedMS: ms(f.WaitedUS), OpenMS: ms(f.OpenUS), LossMS: f.LossMS}
+			ExpiredMS: ms(f.ExpiredUS), WaitedMS: ms(f.WaitedUS), OpenMS: ms(f.OpenUS), LossMS: f.LossMS, Survivors: f.Survivors, Silent: f.Silent}
 		if h.Failover.Taken == nil {
 			h.Failover.Taken = []topo.Taken{}
 		}

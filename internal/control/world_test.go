@@ -311,6 +311,14 @@ func (s *memSite) Open(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, 
 	return api.OpenAnswer{Version: o.Version}, s.pass(ctx, "opened")
 }
 
+func (s *memSite) Halt(context.Context, api.HaltRequest) (api.HaltAnswer, error) {
+	return api.HaltAnswer{}, nil
+}
+
+func (s *memSite) Unhalt(context.Context, api.UnhaltRequest) (api.UnhaltAnswer, error) {
+	return api.UnhaltAnswer{}, nil
+}
+
 func (s *memSite) Abort(ctx context.Context, r api.OpenRequest) (api.OpenAnswer, error) {
 	return s.Open(ctx, r)
 }

@@ -2,6 +2,7 @@ package fault
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -41,13 +42,42 @@ func Analyse(m *Model, o Options) (res Result, err error) {
 	if err := named.Check(); err != nil {
 		return res, err
 	}
-	c, err := compile(named.expand(), o.MaxNodes)
+	m = named.expand()
+	circuit := newCircuit(m)
+	c, err := compile(m, circuit, o.MaxNodes)
+	if errors.Is(err, ErrTooLarge) && o.MaxOrder > 0 && o.MaxOrder <= maxTruncation && len(circuit.events) <= maxVariables {
+		return analyseWithout(m, circuit, o, err)
+	}
 	if err != nil {
 		return res, err
 	}
-	res.Probability, res.Nodes, res.NonCoherent = c.d.probability(c.root, c.p), len(c.d.nodes)-2, c.nonCoherent
+	res.Nodes, res.NonCoherent = len(c.d.nodes)-2, c.nonCoherent
+	if res.Unknown = c.unknown(); len(res.Unknown) > 0 {
+		res.Probability, res.Frequency = math.NaN(), math.NaN()
+		return res, c.cutSets(&res, o)
+	}
+	res.Probability = c.d.probability(c.root, c.p)
 	c.importance(&res)
 	return res, c.cutSets(&res, o)
+}
+
+// analyseWithout finds the cut sets up to an order where the diagram of the probability is too large.
+func analyseWithout(m *Model, circuit *circuit, o Options, tooLarge error) (res Result, err error) {
+	c, root, err := circuit.truncate(m, o.MaxOrder, o.MaxNodes)
+	if errors.Is(err, errNonCoherent) {
+		return res, tooLarge
+	}
+	if err != nil {
+		return res, err
+	}
+	res.Probability, res.Frequency, res.OnlyCutSets, res.Unknown = math.NaN(), math.NaN(), true, c.unknown()
+	c.family(c.d, root, &res, o)
+	return res, nil
+}
+
+// unknown lists the events below the top that have no probability.
+func (c *compiled) unknown() []string {
+	return slices.DeleteFunc(slices.Sorted(slices.Values(c.names)), func(name string) bool { return !c.model.Events[name].Unknown })
 }
 
 // Probability computes only the probability of the top event, and how often it begins.
@@ -55,7 +85,8 @@ func Probability(m *Model) (p, frequency float64, err error) {
 	if err := m.Check(); err != nil {
 		return 0, 0, err
 	}
-	c, err := compile(m.expand(), defaultNodes)
+	m = m.expand()
+	c, err := compile(m, newCircuit(m), defaultNodes)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -63,121 +94,6 @@ func Probability(m *Model) (p, frequency float64, err error) {
 	res.Probability = c.d.probability(c.root, c.p)
 	c.importance(&res)
 	return res.Probability, res.Frequency, nil
-}
-
-// compiled is a model as a diagram.
-type compiled struct {
-	model       *Model
-	d           *diagram
-	root        ref
-	names       []string // by level
-	p           []float64
-	nonCoherent bool
-}
-
-// compile tries several orders of the variables: a bad one can cost orders of magnitude, and none is always good.
-func compile(m *Model, limit int) (*compiled, error) {
-	orders := []func(*Model) []string{depthFirst, smallFirst, sharedFirst}
-	var err error
-	for budget := min(limit, 200_000); ; budget = min(limit, 10*budget) {
-		for _, order := range orders {
-			var c *compiled
-			if c, err = compileIn(m, order(m), budget); err == nil {
-				return c, nil
-			}
-		}
-		if budget == limit {
-			return nil, err
-		}
-	}
-}
-
-func compileIn(m *Model, order []string, limit int) (c *compiled, err error) {
-	defer caught(&err)
-	c = &compiled{model: m, d: newDiagram(false, limit), names: order, p: make([]float64, len(order))}
-	vars := make(map[string]ref, len(order))
-	for i, name := range order {
-		c.p[i] = m.Events[name].Probability
-		vars[name] = c.d.variable(uint32(i))
-	}
-	gates := map[string]ref{}
-	var build func(f Formula) ref
-	build = func(f Formula) ref {
-		if f.Op == Name {
-			if on, house := m.House[f.Name]; house {
-				if on {
-					return one
-				}
-				return zero
-			}
-			if v, event := vars[f.Name]; event {
-				return v
-			}
-			g, done := gates[f.Name]
-			if !done {
-				g = build(m.Gates[f.Name])
-				gates[f.Name] = g
-			}
-			return g
-		}
-		args := make([]ref, len(f.Args))
-		for i, a := range f.Args {
-			args[i] = build(a)
-		}
-		return c.join(f, args)
-	}
-	c.root = build(Ref(m.Top))
-	return c, nil
-}
-
-// join applies an operator. What says "not" makes the tree non-coherent.
-func (c *compiled) join(f Formula, args []ref) ref {
-	d := c.d
-	switch f.Op {
-	case Not, Xor, Nand, Nor, Iff, Imply, Between:
-		c.nonCoherent = true
-	}
-	switch f.Op {
-	case And, Nand:
-		out := one
-		for _, a := range args {
-			out = d.and(out, a)
-		}
-		if f.Op == Nand {
-			return d.not(out)
-		}
-		return out
-	case Or, Nor:
-		out := zero
-		for _, a := range args {
-			out = d.or(out, a)
-		}
-		if f.Op == Nor {
-			return d.not(out)
-		}
-		return out
-	case AtLeast:
-		return d.atLeast(f.K, args)
-	case Between:
-		lowest := d.atLeast(f.K, args)
-		if f.Max == len(args) {
-			return lowest
-		}
-		return d.and(lowest, d.not(d.atLeast(f.Max+1, args)))
-	case Not:
-		return d.not(args[0])
-	case Xor:
-		return d.xor(args[0], args[1])
-	case Iff:
-		return d.not(d.xor(args[0], args[1]))
-	case Imply:
-		return d.or(d.not(args[0]), args[1])
-	case True:
-		return one
-	case False:
-		return zero
-	}
-	panic("BUG: a checked formula with operator " + f.Op.String())
 }
 
 // probability sums over the paths to one, each node once. Children stand before their parents.
@@ -225,6 +141,9 @@ func (c *compiled) importance(res *Result) {
 		name := c.names[level]
 		e := c.model.Events[name]
 		with, without := top+b*(1-e.Probability), max(0, top-b*e.Probability)
+		if without < 1e-13*top { // a difference of rounding only: nothing else fails
+			without = 0
+		}
 		imp := Importance{Event: name, Probability: e.Probability, Birnbaum: b}
 		if top > 0 {
 			imp.Criticality, imp.FussellVesely, imp.RAW = b*e.Probability/top, 1-without/top, with/top

@@ -3,6 +3,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrTooLarge is returned when a model needs more nodes than its limit; a truncation (MaxOrder) or a simulation may
@@ -27,10 +28,11 @@ type vertex struct {
 }
 
 // diagram is a reduced ordered binary decision diagram, or with suppress a zero-suppressed one (a family of sets).
-// Nodes are never freed: an analysis makes one, uses it and drops it.
+// Children stand before their parents.
 type diagram struct {
 	suppress bool
 	limit    int
+	work     int // nodes that were asked for so far
 	nodes    []vertex
 	table    []ref // open addressing over nodes; 0 is an empty slot (node 0 is never looked up)
 	cache    []cached
@@ -43,7 +45,7 @@ type cached struct {
 	out  ref
 }
 
-type operation uint8
+type operation uint16
 
 const (
 	opNone operation = iota
@@ -52,7 +54,14 @@ const (
 	opXor
 	opNot
 	opWithout
+	opUnion
+	opProduct operation = 1 << 8 // plus a budget
+	opUpTo    operation = 2 << 8 // plus a budget
 )
+
+// workPerNode bounds the time of an analysis as its limit bounds the room: how many nodes may be asked for, there or not,
+// per node of the limit. Every one of the Aralia models that fits does with less.
+const workPerNode = 4
 
 // overflow is thrown by mk through the recursion and caught where the analysis begins: the one non-local exit.
 type overflow struct{ nodes int }
@@ -69,7 +78,7 @@ func caught(err *error) {
 	switch r := recover().(type) {
 	case nil:
 	case overflow:
-		*err = fmt.Errorf("%w: more than %d nodes", ErrTooLarge, r.nodes)
+		*err = fmt.Errorf("%w: more than %d nodes, or too much work to get there", ErrTooLarge, r.nodes)
 	default:
 		panic(r)
 	}
@@ -86,6 +95,9 @@ func (d *diagram) mk(level uint32, hi, lo ref) ref {
 	if d.suppress && hi == zero || !d.suppress && hi == lo {
 		return lo
 	}
+	if d.work++; d.work > workPerNode*d.limit {
+		panic(overflow{d.limit})
+	}
 	mask := uint32(len(d.table) - 1)
 	at := hash3(level, uint32(hi), uint32(lo)) & mask
 	for d.table[at] != 0 {
@@ -100,14 +112,15 @@ func (d *diagram) mk(level uint32, hi, lo ref) ref {
 	out := ref(len(d.nodes))
 	d.nodes = append(d.nodes, vertex{level, hi, lo})
 	d.table[at] = out
-	if 2*len(d.nodes) > len(d.table) {
-		d.grow()
+	if 4*len(d.nodes) > 3*len(d.table) {
+		d.table = make([]ref, 2*len(d.table))
+		d.fill()
 	}
 	return out
 }
 
-func (d *diagram) grow() {
-	d.table = make([]ref, 2*len(d.table))
+// fill enters every node into an empty table.
+func (d *diagram) fill() {
 	mask := uint32(len(d.table) - 1)
 	for i := 2; i < len(d.nodes); i++ {
 		n := d.nodes[i]
@@ -117,8 +130,8 @@ func (d *diagram) grow() {
 		}
 		d.table[at] = ref(i)
 	}
-	if len(d.cache) < len(d.table) && len(d.cache) < 1<<22 {
-		d.cache = make([]cached, 2*len(d.cache))
+	if len(d.cache) < len(d.table) && len(d.cache) < 1<<23 {
+		d.cache = make([]cached, min(len(d.table), 1<<23))
 	}
 }
 
@@ -140,50 +153,37 @@ func (d *diagram) remember(op operation, a, b, out ref) ref {
 // variable is the function that is true exactly where the variable is.
 func (d *diagram) variable(level uint32) ref { return d.mk(level, one, zero) }
 
-func (d *diagram) and(a, b ref) ref {
-	switch {
-	case a == zero || b == zero:
-		return zero
-	case a == one || a == b:
-		return b
-	case b == one:
-		return a
-	}
-	return d.binary(opAnd, a, b, d.and)
-}
+func (d *diagram) and(a, b ref) ref { return d.apply(opAnd, a, b) }
 
-func (d *diagram) or(a, b ref) ref {
-	switch {
-	case a == one || b == one:
-		return one
-	case a == zero || a == b:
-		return b
-	case b == zero:
-		return a
-	}
-	return d.binary(opOr, a, b, d.or)
-}
+func (d *diagram) or(a, b ref) ref { return d.apply(opOr, a, b) }
 
-func (d *diagram) xor(a, b ref) ref {
-	switch {
-	case a == b:
-		return zero
-	case a == zero:
-		return b
-	case b == zero:
-		return a
-	case a == one:
-		return d.not(b)
-	case b == one:
-		return d.not(a)
-	}
-	return d.binary(opXor, a, b, d.xor)
-}
+func (d *diagram) xor(a, b ref) ref { return d.apply(opXor, a, b) }
 
-// binary descends both operands of a commutative operation together.
-func (d *diagram) binary(op operation, a, b ref, again func(a, b ref) ref) ref {
+// apply descends both operands of a commutative operation together.
+func (d *diagram) apply(op operation, a, b ref) ref {
 	if a > b {
 		a, b = b, a
+	}
+	switch { // a is a constant where one of them is
+	case op == opXor && a == b:
+		return zero
+	case op == opXor && a == zero:
+		return b
+	case op == opXor && a == one:
+		return d.not(b)
+	case op == opXor:
+	case a == b:
+		return a
+	case a == zero:
+		if op == opAnd {
+			return zero
+		}
+		return b
+	case a == one:
+		if op == opAnd {
+			return b
+		}
+		return one
 	}
 	if out, ok := d.known(op, a, b); ok {
 		return out
@@ -196,7 +196,8 @@ func (d *diagram) binary(op operation, a, b ref, again func(a, b ref) ref) ref {
 	if nb.level > level {
 		nb.hi, nb.lo = b, b
 	}
-	return d.remember(op, a, b, d.mk(level, again(na.hi, nb.hi), again(na.lo, nb.lo)))
+	hi := d.apply(op, na.hi, nb.hi)
+	return d.remember(op, a, b, d.mk(level, hi, d.apply(op, na.lo, nb.lo)))
 }
 
 func (d *diagram) not(a ref) ref {
@@ -213,17 +214,55 @@ func (d *diagram) not(a ref) ref {
 	return d.remember(opNot, a, 0, d.mk(n.level, d.not(n.hi), d.not(n.lo)))
 }
 
-// atLeast is true where at least k of the functions are.
-func (d *diagram) atLeast(k int, fs []ref) ref {
-	// row[j] is "at least j of those seen so far"
-	row := make([]ref, k+1)
-	row[0] = one
-	for _, f := range fs {
-		for j := k; j > 0; j-- {
-			row[j] = d.or(row[j], d.and(f, row[j-1]))
+// collect drops every node that no root needs, and tells the roots where theirs are now. The others move down in their
+// order, so that children stay before their parents.
+func (d *diagram) collect(roots []*ref) {
+	at := make([]ref, len(d.nodes)) // first a mark, then the new place
+	at[zero], at[one] = zero, one
+	for _, r := range roots {
+		at[*r] = 1
+	}
+	for i := len(d.nodes) - 1; i >= 2; i-- {
+		if at[i] != 0 {
+			n := d.nodes[i]
+			at[n.hi], at[n.lo] = 1, 1
 		}
 	}
-	return row[k]
+	at[zero] = zero
+	next := ref(2)
+	for i := 2; i < len(d.nodes); i++ {
+		if at[i] == 0 {
+			continue
+		}
+		n := d.nodes[i]
+		d.nodes[next] = vertex{n.level, at[n.hi], at[n.lo]}
+		at[i] = next
+		next++
+	}
+	d.nodes = d.nodes[:next]
+	for _, r := range roots {
+		*r = at[*r]
+	}
+	clear(d.table)
+	d.fill()
+	for i := range d.cache { // what was computed about nodes that are still there still holds
+		c := &d.cache[i]
+		if c.op == opNone {
+			continue
+		}
+		a, b, out := at[c.a], at[c.b], at[c.out]
+		if a < 2 && c.a > 1 || b < 2 && c.b > 1 || out < 2 && c.out > 1 {
+			*c = cached{}
+			continue
+		}
+		*c = cached{op: c.op, a: a, b: b, out: out}
+	}
+}
+
+// freeze gives up what is only needed to build.
+func (d *diagram) freeze() {
+	d.table, d.cache = nil, nil
+	d.nodes = slices.Clip(slices.Clone(d.nodes))
 }
 
 // Families of sets: {} is one, no set at all is zero.

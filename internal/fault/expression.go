@@ -6,33 +6,31 @@ import (
 )
 
 // value computes an expression of the exchange format. Random deviates count with their mean.
-func (m *mefReader) value(e *element, scope []string) (float64, error) {
+func (m *mefReader) value(e *element, at place) (float64, error) {
 	switch e.name {
 	case "float", "int":
-		v, err := strconv.ParseFloat(e.attrs["value"], 64)
+		v, err := strconv.ParseFloat(e.attr("value"), 64)
 		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-			return 0, e.wrong(`write value="0.01" or the like`, "%s %q is no number", e.name, e.attrs["value"])
+			return 0, e.wrong(`write value="0.01" or the like`, "%s %q is no number", e.name, e.attr("value"))
 		}
 		return v, nil
 	case "bool":
-		on, err := strconv.ParseBool(e.attrs["value"])
-		if err != nil {
-			return 0, e.wrong(`write value="true" or value="false"`, "bool %q", e.attrs["value"])
-		}
-		if on {
-			return 1, nil
-		}
-		return 0, nil
+		on, err := constant(e)
+		return truth(on), err
 	case "parameter":
-		return m.parameter(e, scope)
+		return m.parameter(e, at)
 	case "system-mission-time":
-		return m.time, nil
+		return m.MissionTime, nil
 	case "pi":
 		return math.Pi, nil
+	case "switch":
+		return m.choose(e, at)
+	case "histogram":
+		return m.histogram(e, at)
 	}
 	args := make([]float64, 0, len(e.children))
 	for _, c := range content(e) {
-		v, err := m.value(c, scope)
+		v, err := m.value(c, at)
 		if err != nil {
 			return 0, err
 		}
@@ -52,90 +50,94 @@ func (m *mefReader) value(e *element, scope []string) (float64, error) {
 	return v, nil
 }
 
+// maxChain bounds how many parameters need each other in a row.
+const maxChain = 10_000
+
 // parameter computes a parameter once; one that needs itself is refused.
-func (m *mefReader) parameter(e *element, scope []string) (float64, error) {
-	name, err := m.nameOf(e)
+func (m *mefReader) parameter(e *element, at place) (float64, error) {
+	name, err := nameOf(e)
 	if err != nil {
 		return 0, err
 	}
-	var d *definition
-	for n := len(scope); n >= 0 && d == nil; n-- {
-		d = m.parameters[full(scope[:n], name)]
-	}
+	d := m.parameters.find(name, at)
 	switch {
 	case d == nil:
 		return 0, e.wrong("define it, or correct the name", "parameter %q does not exist", name)
 	case d.busy:
-		return 0, e.wrong("", "parameter %q is defined by itself", name)
+		return 0, e.wrong("write a number instead", "parameter %q is defined by itself", name)
 	case d.valued:
 		return d.value, nil
+	case m.nesting == maxChain:
+		return 0, e.wrong("", "more than %d parameters need each other in a row", maxChain)
 	}
+	m.nesting++
+	defer func() { m.nesting-- }()
 	body := content(d.at)
 	if len(body) != 1 {
 		return 0, d.at.wrong("", "parameter %q holds %d expressions; want one", name, len(body))
 	}
 	d.busy = true
 	defer func() { d.busy = false }()
-	v, err := m.value(body[0], d.scope)
+	v, err := m.value(body[0], d.place)
 	if err == nil {
 		d.value, d.valued = v, true
 	}
 	return v, err
 }
 
-type function struct {
-	least, most int
-	of          func([]float64) float64
-}
-
-const many = 1 << 20
-
-func fold(f func(a, b float64) float64) func([]float64) float64 {
-	return func(args []float64) float64 {
-		out := args[0]
-		for _, a := range args[1:] {
-			out = f(out, a)
+// choose is the value of the first case whose condition holds, else the last one's.
+func (m *mefReader) choose(e *element, at place) (float64, error) {
+	list := content(e)
+	for i, c := range list {
+		if i == len(list)-1 && c.name != "case" {
+			return m.value(c, at)
 		}
-		return out
+		pair := content(c)
+		if c.name != "case" || len(pair) != 2 {
+			break
+		}
+		condition, err := m.value(pair[0], at)
+		if err != nil {
+			return 0, err
+		}
+		if condition != 0 {
+			return m.value(pair[1], at)
+		}
 	}
+	return 0, e.wrong("write <case>condition value</case>… and a last value", "<switch> holds something else")
 }
 
-var functions = map[string]function{
-	"neg": {1, 1, func(a []float64) float64 { return -a[0] }},
-	"add": {1, many, fold(func(a, b float64) float64 { return a + b })},
-	"sub": {1, many, fold(func(a, b float64) float64 { return a - b })},
-	"mul": {1, many, fold(func(a, b float64) float64 { return a * b })},
-	"div": {2, many, fold(func(a, b float64) float64 { return a / b })},
-	"pow": {2, 2, func(a []float64) float64 { return math.Pow(a[0], a[1]) }},
-	"exp": {1, 1, func(a []float64) float64 { return math.Exp(a[0]) }},
-	"log": {1, 1, func(a []float64) float64 { return math.Log(a[0]) }},
-	"min": {1, many, fold(math.Min)},
-	"max": {1, many, fold(math.Max)},
-	// failure rate, time
-	"exponential": {2, 2, func(a []float64) float64 { return -math.Expm1(-a[0] * a[1]) }},
-	// probability of failure on demand, failure rate, repair rate, time
-	"GLM": {4, 4, func(a []float64) float64 {
-		g, l, m, t := a[0], a[1], a[2], a[3]
-		if l+m == 0 {
-			return g
+// histogram is its mean: a lower bound, then bins of an upper bound and a weight.
+func (m *mefReader) histogram(e *element, at place) (float64, error) {
+	list := content(e)
+	if len(list) < 2 {
+		return 0, e.wrong("write its lower bound and one <bin> or more", "<histogram> holds too little")
+	}
+	from, err := m.value(list[0], at)
+	if err != nil {
+		return 0, err
+	}
+	sum, weights := 0.0, 0.0
+	for _, bin := range list[1:] {
+		pair := content(bin)
+		if bin.name != "bin" || len(pair) != 2 {
+			return 0, bin.wrong("write <bin>upper bound, weight</bin>", "<%s> in a histogram", bin.name)
 		}
-		return (l - (l-g*(l+m))*math.Exp(-(l+m)*t)) / (l + m)
-	}},
-	// scale, shape, time shift, time
-	"Weibull": {4, 4, func(a []float64) float64 {
-		if a[3] <= a[2] {
-			return 0
+		to, err := m.value(pair[0], at)
+		if err != nil {
+			return 0, err
 		}
-		return -math.Expm1(-math.Pow((a[3]-a[2])/a[0], a[1]))
-	}},
-	"uniform-deviate": {2, 2, func(a []float64) float64 { return (a[0] + a[1]) / 2 }},
-	"normal-deviate":  {2, 2, func(a []float64) float64 { return a[0] }},
-	"lognormal-deviate": {2, 3, func(a []float64) float64 {
-		if len(a) == 3 { // mean, error factor, level
-			return a[0]
+		weight, err := m.value(pair[1], at)
+		switch {
+		case err != nil:
+			return 0, err
+		case to <= from || weight < 0:
+			return 0, bin.wrong("bounds grow, weights are 0 or more", "bin up to %v of weight %v behind %v", to, weight, from)
 		}
-		return math.Exp(a[0] + a[1]*a[1]/2) // of the logarithm: mean, deviation
-	}},
-	"gamma-deviate": {2, 2, func(a []float64) float64 { return a[0] * a[1] }},
-	"beta-deviate":  {2, 2, func(a []float64) float64 { return a[0] / (a[0] + a[1]) }},
+		sum, weights, from = sum+weight*(from+to)/2, weights+weight, to
+	}
+	if weights == 0 {
+		return 0, e.wrong("", "every weight of the histogram is 0")
+	}
+	return sum / weights, nil
 }

@@ -7,7 +7,8 @@
 // model exchange format; a [Network] becomes a model by its paths.
 //
 // It guarantees exact answers or an error: a model that outgrows its node limit is refused with ErrTooLarge, never
-// approximated in silence. A truncation is asked for by name (Options.MaxOrder) and stated in the result.
+// approximated in silence. A truncation is asked for by name (Options.MaxOrder) and stated in the result; it finds the
+// cut sets also where the probability is out of reach, and then gives no probability (Result.OnlyCutSets).
 //
 // Everything is pure: no clock, no file, no randomness.
 package fault
@@ -63,6 +64,7 @@ type Event struct {
 	Probability float64 // 0 to 1
 	Frequency   float64 // of its beginnings, per unit of time, in the steady state: (1-p)·failure rate; 0: not known
 	Label       string
+	Unknown     bool // there is no probability: only cut sets are known
 }
 
 // Model is a fault tree: its gates may share gates and events, and must not contain each other in a circle.
@@ -92,6 +94,8 @@ type Result struct {
 	Importance   []Importance // by falling Birnbaum × probability
 	NonCoherent  bool         // the tree says "not" somewhere: cut sets are those of positive events only
 	Nodes        int          // of the probability's diagram
+	OnlyCutSets  bool         // the diagram outgrew its limit: cut sets up to MaxOrder are known, the probability is NaN
+	Unknown      []string     // events without a probability: then only cut sets are known, and each number is NaN
 }
 
 // CutSets are the minimal ways to the top event.
@@ -200,6 +204,16 @@ func (m *Model) checkFormula(f Formula) error {
 	return nil
 }
 
+// maxNesting bounds how many gates contain each other in a row.
+const maxNesting = 10_000
+
+// circleError is gates that contain each other in a circle.
+type circleError struct{ path []string }
+
+func (e *circleError) Error() string {
+	return "gates contain each other: " + some(e.path)
+}
+
 // checkCircles walks the gates depth first.
 func (m *Model) checkCircles() error {
 	const open, done = 1, 2
@@ -223,7 +237,10 @@ func (m *Model) checkCircles() error {
 			return nil
 		case open:
 			at := slices.Index(path, name)
-			return fmt.Errorf("gates contain each other: %v", append(slices.Clone(path[at:]), name))
+			return &circleError{append(slices.Clone(path[at:]), name)}
+		}
+		if len(path) == maxNesting {
+			return fmt.Errorf("gate %q: more than %d gates contain each other in a row", name, maxNesting)
 		}
 		state[name] = open
 		if err := within(m.Gates[name], append(path, name)); err != nil {

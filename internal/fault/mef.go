@@ -1,8 +1,6 @@
 package fault
 
 import (
-	"bytes"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -12,142 +10,131 @@ import (
 	"strings"
 )
 
-// maxMEF bounds a file, maxDepth its nesting: both far above any real model.
-const (
-	maxMEF   = 64 << 20
-	maxDepth = 200
-)
-
-// SyntaxError says where a model file is wrong and what to write instead.
-type SyntaxError struct {
-	Line, Column int
-	Message      string
-	Hint         string
-}
-
-func (e *SyntaxError) Error() string {
-	out := fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.Message)
-	if e.Hint != "" {
-		out += "; " + e.Hint
-	}
-	return out
-}
-
-// element is one XML element with its place.
-type element struct {
-	name         string
-	attrs        map[string]string
-	children     []*element
-	line, column int
-}
-
-func (e *element) wrong(hint, format string, args ...any) error {
-	return &SyntaxError{e.line, e.column, fmt.Sprintf(format, args...), hint}
-}
-
-// parseXML reads a document into elements. Text is of no meaning in the format, besides in labels.
-func parseXML(r io.Reader) (*element, map[*element]string, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxMEF+1))
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(data) > maxMEF {
-		return nil, nil, fmt.Errorf("the file is larger than %d MiB", maxMEF>>20)
-	}
-	dec := xml.NewDecoder(bytes.NewReader(data))
-	root := &element{}
-	stack := []*element{root}
-	text := map[*element]string{}
-	for {
-		line, column := dec.InputPos()
-		tok, err := dec.Token()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			line, column := dec.InputPos()
-			var syntax *xml.SyntaxError
-			message := err.Error()
-			if errors.As(err, &syntax) {
-				message = syntax.Msg
-			}
-			return nil, nil, &SyntaxError{line, column, "this is not well-formed XML: " + message, ""}
-		}
-		top := stack[len(stack)-1]
-		switch t := tok.(type) {
-		case xml.StartElement:
-			e := &element{name: t.Name.Local, attrs: make(map[string]string, len(t.Attr)), line: line, column: column}
-			for _, a := range t.Attr {
-				e.attrs[a.Name.Local] = a.Value
-			}
-			if len(stack) > maxDepth {
-				return nil, nil, e.wrong("", "elements are nested deeper than %d", maxDepth)
-			}
-			top.children = append(top.children, e)
-			stack = append(stack, e)
-		case xml.EndElement:
-			stack = stack[:len(stack)-1]
-		case xml.CharData:
-			if top.name == "label" {
-				text[top] += string(t)
-			}
-		}
-	}
-	if len(root.children) != 1 || root.children[0].name != "opsa-mef" {
-		return nil, nil, &SyntaxError{1, 1, "this is no Open-PSA model", "the outermost element must be one <opsa-mef>"}
-	}
-	return root.children[0], text, nil
+// ReadOptions say how a model is read.
+type ReadOptions struct {
+	Top         string  // the top gate; "": the one gate that stands in no other
+	MissionTime float64 // for times to failure, in the unit of the model's rates; 0: 8760, a year in hours
 }
 
 // ReadMEF reads a model in the Open-PSA model exchange format: fault trees with components, house events, parameters
-// and common-cause groups. Top names the top gate; "" takes the one gate that stands in no other. Distributions of
-// uncertainty count with their mean, times to failure at missionTime (0: 8760, a year in hours).
-func ReadMEF(r io.Reader, top string, missionTime float64) (*Model, error) {
-	root, text, err := parseXML(r)
+// and common-cause groups. Distributions of uncertainty count with their mean, times to failure at the mission time.
+// Event trees are refused, unless the top gate is named: then they are left aside.
+func ReadMEF(r io.Reader, o ReadOptions) (*Model, error) {
+	root, err := (&mefFiles{}).parse("", r)
 	if err != nil {
 		return nil, err
 	}
-	if missionTime == 0 {
-		missionTime = 8760
-	}
-	m := &mefReader{labels: text, time: missionTime, parameters: map[string]*definition{}, seen: map[string]*element{},
-		model: &Model{Title: root.attrs["name"], Gates: map[string]Formula{}, Events: map[string]Event{}, House: map[string]bool{}}}
-	if err := m.container(root, nil); err != nil {
+	if err := (&mefFiles{}).include(root, nil); err != nil {
 		return nil, err
+	}
+	return readRoots([]*element{root}, o)
+}
+
+// ReadMEFFiles reads a model that is spread over files; what they include is read too.
+func ReadMEFFiles(names []string, open Opener, o ReadOptions) (*Model, error) {
+	files := &mefFiles{open: open}
+	var roots []*element
+	for _, name := range names {
+		root, err := files.read(name, nil)
+		if err != nil {
+			return nil, err
+		}
+		roots = append(roots, root)
+	}
+	return readRoots(roots, o)
+}
+
+func readRoots(roots []*element, o ReadOptions) (*Model, error) {
+	if o.MissionTime == 0 {
+		o.MissionTime = 8760
+	}
+	m := &mefReader{ReadOptions: o, entities: names{}, parameters: names{}, groupNames: names{}, components: names{},
+		model: &Model{Gates: map[string]Formula{}, Events: map[string]Event{}, House: map[string]bool{}}}
+	for _, root := range roots {
+		if m.model.Title == "" {
+			m.model.Title = root.attr("name")
+		}
+		if err := m.container(root, place{}); err != nil {
+			return nil, err
+		}
 	}
 	if err := m.resolve(); err != nil {
 		return nil, err
 	}
-	if err := m.chooseTop(top); err != nil {
+	if err := m.chooseTop(o.Top); err != nil {
 		return nil, err
 	}
-	if err := m.model.Check(); err != nil {
+	err := m.model.Check()
+	var circle *circleError
+	if errors.As(err, &circle) {
+		return nil, m.entities[circle.path[0]].at.wrong("take one of them out of another", "%v", err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return m.model, nil
 }
 
+// place is where a definition stands: in which fault tree and components, and whether what is private stays there.
+type place struct {
+	path    []string
+	private bool
+}
+
+func (p place) full(name string) string { return strings.Join(append(slices.Clone(p.path), name), ".") }
+
+// inside is the place within a container.
+func (p place) inside(name string, private bool) place {
+	return place{append(slices.Clone(p.path), name), private}
+}
+
 // definition is a definition whose references wait until every name is known.
 type definition struct {
 	at     *element
-	scope  []string // private components around it, outermost first
-	name   string   // full
+	place  place
+	name   string // one of its own: of a private definition, its path
 	label  string
 	busy   bool
 	value  float64
 	valued bool
 }
 
+// names finds definitions by their path, and public ones by their name alone.
+type names map[string]*definition
+
+// find resolves a name from the innermost place outwards.
+func (n names) find(name string, from place) *definition {
+	for depth := len(from.path); depth > 0; depth-- {
+		if d := n[place{path: from.path[:depth]}.full(name)]; d != nil {
+			return d
+		}
+	}
+	return n[name]
+}
+
+func (n names) add(d *definition) error {
+	path := d.place.full(d.at.attr("name"))
+	for _, key := range []string{d.name, path} {
+		if before := n[key]; before != nil && before != d {
+			return d.at.wrong("rename one of them", "%q is defined twice, first in line %d", d.name, before.at.line)
+		}
+		n[key] = d
+	}
+	return nil
+}
+
 type mefReader struct {
+	ReadOptions
 	model      *Model
-	labels     map[*element]string
-	time       float64
-	parameters map[string]*definition
+	parameters names
+	entities   names // gates and events
+	groupNames names
+	components names // and fault trees
 	gates      []*definition
 	basics     []*definition
 	groups     []*definition
-	seen       map[string]*element // every defined gate or event
-	undefined  []undefined         // names that are only referred to, as the format allows for basic events of a group
+	undefined  []undefined // names that are only referred to, as the format allows for basic events of a group
+	nesting    int         // of parameters that are computed
 }
 
 type undefined struct {
@@ -156,92 +143,115 @@ type undefined struct {
 }
 
 // container reads the definitions in an element that holds such.
-func (m *mefReader) container(e *element, scope []string) error {
+func (m *mefReader) container(e *element, at place) error {
 	for _, c := range e.children {
 		switch c.name {
-		case "define-fault-tree", "model-data":
-			if err := m.container(c, scope); err != nil {
+		case "model-data":
+			if err := m.container(c, at); err != nil {
 				return err
 			}
-		case "define-component":
-			inner := scope
-			if c.attrs["role"] == "private" {
-				name, err := m.nameOf(c)
-				if err != nil {
-					return err
-				}
-				inner = append(slices.Clone(scope), name)
+		case "define-fault-tree", "define-component":
+			d, err := m.definition(c, at)
+			if err != nil {
+				return err
 			}
-			if err := m.container(c, inner); err != nil {
+			if err := m.components.add(d); err != nil {
+				return err
+			}
+			if err := m.container(c, at.inside(c.attr("name"), m.private(c, at))); err != nil {
 				return err
 			}
 		case "define-gate", "define-basic-event", "define-house-event", "define-parameter", "define-CCF-group":
-			if err := m.define(c, scope); err != nil {
+			if err := m.define(c, at); err != nil {
 				return err
 			}
 		case "label", "attributes":
 		default:
-			return c.wrong("fault trees, components, gates, events, parameters and CCF groups are read", "<%s> is not understood here", c.name)
+			if err := m.foreign(c); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (m *mefReader) nameOf(e *element) (string, error) {
-	name := e.attrs["name"]
+// foreign refuses what is not of fault trees. Event trees may stand beside one that is asked for by its top.
+func (m *mefReader) foreign(c *element) error {
+	switch c.name {
+	case "define-event-tree", "define-initiating-event", "define-rule", "define-functional-event", "define-sequence":
+		if m.Top != "" {
+			return nil
+		}
+		return c.wrong("name the top gate of a fault tree (--top), and they are left aside", "<%s>: event trees are not analysed", c.name)
+	case "define-alignment", "define-phase":
+		return c.wrong("take them out, and set the house events of one phase", "<%s>: phases of a mission are not analysed", c.name)
+	case "define-substitution":
+		return c.wrong("write what is meant into the gates", "<%s>: substitutions are not analysed", c.name)
+	case "define-extern-library", "define-extern-function":
+		return c.wrong("write the numbers that they would give", "<%s>: no other program's code is run", c.name)
+	}
+	return c.wrong("fault trees, components, gates, events, parameters and CCF groups are read", "<%s> is not understood here", c.name)
+}
+
+func nameOf(e *element) (string, error) {
+	name := e.attr("name")
 	if name == "" || strings.ContainsAny(name, " \t\n") {
 		return "", e.wrong(`write name="…" without blanks`, "<%s> has name %q", e.name, name)
 	}
 	return name, nil
 }
 
-func full(scope []string, name string) string {
-	return strings.Join(append(slices.Clone(scope), name), ".")
+// private tells whether a definition is known by its path only; what does not say so is like what it stands in.
+func (m *mefReader) private(e *element, at place) bool {
+	switch e.attr("role") {
+	case "private":
+		return len(at.path) > 0
+	case "public":
+		return false
+	}
+	return at.private
 }
 
-func (m *mefReader) define(e *element, scope []string) error {
-	name, err := m.nameOf(e)
+func (m *mefReader) definition(e *element, at place) (*definition, error) {
+	name, err := nameOf(e)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	d := &definition{at: e, scope: scope, name: full(scope, name)}
-	if e.attrs["role"] == "private" && len(scope) == 0 {
-		d.name = name // private to its fault tree: names of one file are told apart anyway
+	d := &definition{at: e, place: at, name: name}
+	if m.private(e, at) || e.name == "define-component" {
+		d.name = at.full(name)
 	}
 	for _, c := range e.children {
 		if c.name == "label" {
-			d.label = strings.TrimSpace(m.labels[c])
+			d.label = strings.TrimSpace(c.text)
 		}
 	}
-	if e.name == "define-parameter" {
-		if m.parameters[d.name] != nil {
-			return e.wrong("", "parameter %q is defined twice", d.name)
-		}
-		m.parameters[d.name] = d
-		return nil
-	}
-	if e.name != "define-CCF-group" {
-		if before := m.seen[d.name]; before != nil {
-			return e.wrong("", "%q is defined twice, first in line %d", d.name, before.line)
-		}
-		m.seen[d.name] = e
+	return d, nil
+}
+
+func (m *mefReader) define(e *element, at place) error {
+	d, err := m.definition(e, at)
+	if err != nil {
+		return err
 	}
 	switch e.name {
+	case "define-parameter":
+		return m.parameters.add(d)
+	case "define-CCF-group":
+		m.groups = append(m.groups, d)
+		return m.groupNames.add(d)
 	case "define-gate":
 		m.gates = append(m.gates, d)
 	case "define-basic-event":
 		m.basics = append(m.basics, d)
-	case "define-house-event":
+	}
+	if err := m.entities.add(d); err != nil {
+		return err
+	}
+	if e.name == "define-house-event" {
 		return m.house(d)
-	case "define-CCF-group":
-		m.groups = append(m.groups, d)
 	}
 	return nil
-}
-
-// content lists the children that are not of the document's looks.
-func content(e *element) []*element {
-	return slices.DeleteFunc(slices.Clone(e.children), func(c *element) bool { return c.name == "label" || c.name == "attributes" })
 }
 
 func (m *mefReader) house(d *definition) error {
@@ -249,15 +259,21 @@ func (m *mefReader) house(d *definition) error {
 	switch body := content(d.at); {
 	case len(body) == 0:
 	case len(body) == 1 && body[0].name == "constant":
-		on, err := strconv.ParseBool(body[0].attrs["value"])
-		if err != nil {
-			return body[0].wrong(`write value="true" or value="false"`, "constant %q", body[0].attrs["value"])
-		}
+		on, err := constant(body[0])
 		m.model.House[d.name] = on
+		return err
 	default:
-		return d.at.wrong("", "a house event holds one <constant>")
+		return d.at.wrong(`write <constant value="true"/> or false`, "house event %q holds something else than one <constant>", d.name)
 	}
 	return nil
+}
+
+func constant(e *element) (bool, error) {
+	on, err := strconv.ParseBool(e.attr("value"))
+	if err != nil {
+		return false, e.wrong(`write value="true" or value="false"`, "%s %q", e.name, e.attr("value"))
+	}
+	return on, nil
 }
 
 // resolve reads what refers to names.
@@ -266,18 +282,18 @@ func (m *mefReader) resolve() error {
 		body := content(d.at)
 		switch len(body) {
 		case 0:
-			m.model.Events[d.name] = Event{Label: d.label} // without a probability: cut sets only
+			m.model.Events[d.name] = Event{Label: d.label, Unknown: true}
 			continue
 		case 1:
 		default:
 			return d.at.wrong("write one expression", "event %q has %d expressions", d.name, len(body))
 		}
-		p, err := m.value(body[0], d.scope)
+		p, err := m.value(body[0], d.place)
 		if err != nil {
 			return err
 		}
 		if !(p >= 0 && p <= 1) {
-			return body[0].wrong("", "event %q has probability %v; want 0 to 1", d.name, p)
+			return body[0].wrong("a rate becomes a probability in <exponential> or <GLM>", "event %q has probability %v; want 0 to 1", d.name, p)
 		}
 		m.model.Events[d.name] = Event{Probability: p, Label: d.label}
 	}
@@ -291,7 +307,7 @@ func (m *mefReader) resolve() error {
 		if len(body) != 1 {
 			return d.at.wrong("a gate holds one formula", "gate %q holds %d", d.name, len(body))
 		}
-		f, err := m.formula(body[0], d.scope)
+		f, err := m.formula(body[0], d.place)
 		if err != nil {
 			return err
 		}
@@ -305,173 +321,18 @@ func (m *mefReader) resolve() error {
 	return nil
 }
 
-// lookUp resolves a name from the innermost scope outwards.
-func (m *mefReader) lookUp(name string, scope []string) (string, bool) {
-	for n := len(scope); n >= 0; n-- {
-		if at := full(scope[:n], name); m.seen[at] != nil {
-			return at, true
-		}
-	}
-	return name, false
-}
-
-func (m *mefReader) formula(e *element, scope []string) (Formula, error) {
-	switch e.name {
-	case "event", "gate", "basic-event", "house-event":
-		name, err := m.nameOf(e)
-		if err != nil {
-			return Formula{}, err
-		}
-		at, known := m.lookUp(name, scope)
-		if !known {
-			m.undefined = append(m.undefined, undefined{e, at})
-		}
-		return Ref(at), nil
-	case "constant":
-		on, err := strconv.ParseBool(e.attrs["value"])
-		if err != nil {
-			return Formula{}, e.wrong(`write value="true" or value="false"`, "constant %q", e.attrs["value"])
-		}
-		if on {
-			return Formula{Op: True}, nil
-		}
-		return Formula{Op: False}, nil
-	}
-	ops := map[string]Op{"and": And, "or": Or, "atleast": AtLeast, "not": Not, "xor": Xor, "nand": Nand, "nor": Nor, "iff": Iff, "imply": Imply, "cardinality": Between}
-	op, ok := ops[e.name]
-	if !ok {
-		return Formula{}, e.wrong("and, or, atleast, cardinality, not, xor, nand, nor, iff, imply, constant, gate, basic-event, house-event or event", "<%s> is no formula", e.name)
-	}
-	f := Formula{Op: op}
-	for _, c := range content(e) {
-		a, err := m.formula(c, scope)
-		if err != nil {
-			return f, err
-		}
-		f.Args = append(f.Args, a)
-	}
-	var err error
-	if op == AtLeast || op == Between {
-		if f.K, err = strconv.Atoi(e.attrs["min"]); err != nil {
-			return f, e.wrong(`write min="2" or the like`, "min of <%s> is %q", e.name, e.attrs["min"])
-		}
-	}
-	if op == Between {
-		if f.Max, err = strconv.Atoi(e.attrs["max"]); err != nil {
-			return f, e.wrong(`write max="3" or the like`, "max of <%s> is %q", e.name, e.attrs["max"])
-		}
-	}
-	shallow := Formula{Op: f.Op, K: f.K, Max: f.Max, Args: make([]Formula, len(f.Args))}
-	for i := range shallow.Args {
-		shallow.Args[i] = Formula{Op: True}
-	}
-	if err := m.model.checkFormula(shallow); err != nil {
-		return f, e.wrong("", "%v", err)
-	}
-	return f, nil
-}
-
-// group reads a common-cause group.
-func (m *mefReader) group(d *definition) error {
-	g := Group{Name: d.name, Model: GroupModel(d.at.attrs["model"])}
-	factors := map[int]float64{}
-	for _, c := range content(d.at) {
-		switch c.name {
-		case "members":
-			for _, member := range content(c) {
-				name, err := m.nameOf(member)
-				if err != nil {
-					return err
-				}
-				at, _ := m.lookUp(name, d.scope)
-				g.Members = append(g.Members, at)
-			}
-		case "distribution":
-			body := content(c)
-			if len(body) != 1 {
-				return c.wrong("", "a distribution holds one expression")
-			}
-			var err error
-			if g.Probability, err = m.value(body[0], d.scope); err != nil {
-				return err
-			}
-		case "factor", "factors":
-			list := []*element{c}
-			if c.name == "factors" {
-				list = content(c)
-			}
-			for _, f := range list {
-				if err := m.factor(f, d, &g, factors); err != nil {
-					return err
-				}
-			}
-		default:
-			return c.wrong("members, distribution and factors are read", "<%s> is not understood in a CCF group", c.name)
-		}
-	}
-	for _, level := range slices.Sorted(maps.Keys(factors)) {
-		g.Factors = append(g.Factors, factors[level])
-	}
-	for i, level := range slices.Sorted(maps.Keys(factors)) {
-		if first := firstLevel(g.Model, len(g.Members)); level != first+i {
-			return d.at.wrong("", "the factors of group %q begin at level %d or leave one out; model %s wants them from level %d on", g.Name, level, g.Model, first)
-		}
-	}
-	for _, name := range g.Members {
-		if _, known := m.model.Events[name]; !known {
-			m.model.Events[name] = Event{}
-		}
-	}
-	if err := g.check(m.model); err != nil {
-		return d.at.wrong("", "%v", err)
-	}
-	m.model.Groups = append(m.model.Groups, g)
-	return nil
-}
-
-// firstLevel is that of a group's first factor: how many members it takes.
-func firstLevel(model GroupModel, members int) int {
-	switch model {
-	case BetaFactor:
-		return members
-	case MGL:
-		return 2
-	}
-	return 1
-}
-
-// factor reads one; without a level it is the one behind the highest so far.
-func (m *mefReader) factor(e *element, d *definition, g *Group, factors map[int]float64) error {
-	body := content(e)
-	if e.name != "factor" || len(body) != 1 {
-		return e.wrong("", "want a <factor> with one expression")
-	}
-	level := firstLevel(g.Model, len(g.Members))
-	for l := range factors {
-		level = max(level, l+1)
-	}
-	if text := e.attrs["level"]; text != "" {
-		var err error
-		if level, err = strconv.Atoi(text); err != nil || level < 1 {
-			return e.wrong("", "level %q of a factor; want a number from 1", text)
-		}
-	}
-	if _, twice := factors[level]; twice {
-		return e.wrong("", "the factor of level %d is there twice", level)
-	}
-	v, err := m.value(body[0], d.scope)
-	factors[level] = v
-	return err
-}
-
 // chooseTop takes the gate that is asked for, or the only one that stands in no other.
 func (m *mefReader) chooseTop(top string) error {
 	if top != "" {
-		if _, ok := m.model.Gates[top]; !ok {
-			return fmt.Errorf("the model has no gate %q", top)
+		d := m.entities[top]
+		if d == nil || d.at.name != "define-gate" {
+			return fmt.Errorf("the model has no gate %q; its gates: %s", top, some(slices.Sorted(maps.Keys(m.model.Gates))))
 		}
-		m.model.Top = top
+		m.model.Top = d.name
 		return nil
+	}
+	if len(m.gates) == 0 {
+		return errors.New("the model has no gate, so no top event; if its gates are in another file, name all files")
 	}
 	used := map[string]bool{}
 	var note func(Formula)
@@ -499,5 +360,13 @@ func (m *mefReader) chooseTop(top string) error {
 		m.model.Top = tops[0]
 		return nil
 	}
-	return fmt.Errorf("the model has several top events (%s): name one", strings.Join(tops, ", "))
+	return fmt.Errorf("the model has several top events (%s): name one (--top)", some(tops))
+}
+
+// some lists the first of many names.
+func some(names []string) string {
+	if len(names) > 10 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:10], ", "), len(names)-10)
+	}
+	return strings.Join(names, ", ")
 }

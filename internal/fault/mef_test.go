@@ -3,8 +3,11 @@ package fault
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -41,7 +44,7 @@ const sample = `<?xml version="1.0"?>
 
 func TestReadMEF(t *testing.T) {
 	t.Parallel()
-	m, err := ReadMEF(strings.NewReader(sample), "", 1000)
+	m, err := ReadMEF(strings.NewReader(sample), ReadOptions{MissionTime: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +81,7 @@ func TestMEFThereAndBack(t *testing.T) {
 		if err := WriteMEF(&doc, m); err != nil {
 			t.Fatal(err)
 		}
-		back, err := ReadMEF(bytes.NewReader(doc.Bytes()), m.Top, 0)
+		back, err := ReadMEF(bytes.NewReader(doc.Bytes()), ReadOptions{Top: m.Top})
 		if err != nil {
 			t.Fatalf("seed %d, model %d: %v\n%s", seed, i, err, doc.Bytes())
 		}
@@ -117,14 +120,147 @@ func TestBadMEF(t *testing.T) {
 		{"atleast without min", in("<define-gate name='a'><atleast><event name='e'/><event name='e'/></atleast></define-gate><define-basic-event name='e'/>"), "min of <atleast>"},
 		{"atleast of too few", in("<define-gate name='a'><atleast min='3'><event name='e'/><event name='e'/></atleast></define-gate><define-basic-event name='e'/>"), "at least 3 of 2"},
 		{"unknown formula", in("<define-gate name='a'><often><event name='e'/></often></define-gate><define-basic-event name='e'/>"), "no formula"},
-		{"unknown element", "<opsa-mef><define-event-tree name='x'/></opsa-mef>", "not understood"},
+		{"unknown element", "<opsa-mef><define-wish name='x'/></opsa-mef>", "not understood"},
+		{"event tree", "<opsa-mef>\n <define-event-tree name='x'/></opsa-mef>", "line 2, column 2: <define-event-tree>: event trees are not analysed; name the top"},
+		{"phases", "<opsa-mef><define-alignment name='x'/></opsa-mef>", "phases of a mission"},
+		{"substitution", "<opsa-mef><define-substitution name='x'/></opsa-mef>", "substitutions are not"},
+		{"foreign code", "<opsa-mef><define-extern-library name='x' path='y'/></opsa-mef>", "no other program"},
+		{"no gate", "<opsa-mef><model-data/></opsa-mef>", "name all files"},
+		{"UTF-16", "\xff\xfe<\x00o\x00", "line 1, column 1: the file is in UTF-16; save it in UTF-8"},
+		{"not UTF-8", "<opsa-mef name='\xe9'/>", "save the file in UTF-8"},
+		{"another encoding", "<?xml version='1.0' encoding='koi8-r'?><opsa-mef/>", "koi8-r"},
+		{"another namespace", "<opsa-mef xmlns='http://example.org/other'/>", "without xmlns"},
+		{"foreign element", "<opsa-mef xmlns:x='http://example.org/other'>\n<x:define-gate name='a'/></opsa-mef>", "line 2, column 1: <define-gate> is of the namespace"},
+		{"attribute twice", "<opsa-mef name='a' name='b'/>", "twice"},
+		{"entities", "<!DOCTYPE a [<!ENTITY b 'cccc'><!ENTITY d '&b;&b;'>]><opsa-mef name='&d;'/>", "only the entities of XML itself"},
+		{"cut short", "<opsa-mef><define-fault-tree name='t'><define-gate", "is it whole"},
+		{"nested deeply", "<opsa-mef>" + strings.Repeat("<a>", 100_000), "nested deeper than 200"},
+		{"include from nowhere", "<opsa-mef><include href='x.xml'/></opsa-mef>", "read the model from files"},
+		{"include of no file", "<opsa-mef><include/></opsa-mef>", "does not name a file"},
+		{"include over a network", "<opsa-mef><include file='http://example.org/x'/></opsa-mef>", "not read over a network"},
+		{"gate that is an event", in("<define-gate name='a'><or><gate name='e'/><event name='e'/></or></define-gate><define-basic-event name='e'/>"), `write <basic-event name="e"/>`},
+		{"circle's place", in("<define-gate name='a'><gate name='b'/></define-gate>\n<define-gate name='b'><or><gate name='c'/></or></define-gate>\n<define-gate name='c'><or><gate name='b'/></or></define-gate>"), "line 4, column 1: gates contain each other: b, c, b"},
+		{"component twice", in("<define-component name='c'/><define-component name='c'/>"), "defined twice, first in line 3"},
+		{"group twice", strings.ReplaceAll("<opsa-mef>G G</opsa-mef>", "G", "<define-CCF-group name='g' model='MGL'/>"), "defined twice"},
+		{"not a probability", in("<define-basic-event name='e'><float value='NaN'/></define-basic-event>"), "no number"},
+		{"a test of every kind", in("<define-basic-event name='e'><periodic-test><float value='1'/></periodic-test></define-basic-event>"), "1 arguments"},
+		{"circle of parameters", in("<define-parameter name='p'><parameter name='q'/></define-parameter><define-parameter name='q'><parameter name='p'/></define-parameter><define-basic-event name='e'><parameter name='p'/></define-basic-event>"), "by itself"},
 		{"group of one", "<opsa-mef><define-CCF-group name='g' model='MGL'><members><basic-event name='e'/></members><distribution><float value='.1'/></distribution></define-CCF-group></opsa-mef>", "1 members"},
 		{"group of an unknown model", "<opsa-mef><define-CCF-group name='g' model='guess'><members><basic-event name='e'/><basic-event name='f'/></members></define-CCF-group></opsa-mef>", "does not exist"},
 		{"phi factors that do not sum up", "<opsa-mef><define-CCF-group name='g' model='phi-factor'><members><basic-event name='e'/><basic-event name='f'/></members><distribution><float value='.1'/></distribution><factors><factor level='1'><float value='.1'/></factor></factors></define-CCF-group></opsa-mef>", "want 1"},
 	} {
-		_, err := ReadMEF(strings.NewReader(c.doc), "", 0)
+		_, err := ReadMEF(strings.NewReader(c.doc), ReadOptions{})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v; want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// Files that include each other are one model; what is private stays where it is; places are those of the file.
+func TestReadMEFFiles(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{
+		"plant/main.xml": `<opsa-mef xmlns:xi="http://www.w3.org/2001/XInclude" name="plant"><define-fault-tree name="t">
+			<define-gate name="top"><or><gate name="left.both"/><gate name="t.right.both"/><event name="pump"/></or></define-gate>
+			<define-component name="left" role="private"><define-gate name="both"><and><event name="a"/><event name="b"/></and></define-gate>
+			<define-basic-event name=" a "><float value=".5"/></define-basic-event><define-basic-event name="b"><float value=".5"/></define-basic-event></define-component>
+			<define-component name="right" role="private"><define-gate name="both"><and><event name="a"/><event name="left.a"/></and></define-gate>
+			<define-basic-event name="a"><parameter name="rate"/></define-basic-event></define-component>
+			</define-fault-tree><xi:include href="sub/data.xml" xpointer="xpointer(/opsa-mef/*)"/></opsa-mef>`,
+		"plant/sub/data.xml":  `<opsa-mef><include file="rates.xml"/><define-basic-event name="pump"><float value=".1"/></define-basic-event></opsa-mef>`,
+		"plant/sub/rates.xml": `<opsa-mef><define-parameter name="rate" unit="hours-1"><float value=".25"/></define-parameter></opsa-mef>`,
+		"circle.xml":          `<opsa-mef><include href="plant/../circle.xml"/></opsa-mef>`,
+		"broken.xml":          "<opsa-mef>\n<include href='plant/none.xml'/></opsa-mef>",
+		"inner.xml":           "<opsa-mef><include href='wrong.xml'/></opsa-mef>",
+		"wrong.xml":           "<opsa-mef>\n <define-wish/></opsa-mef>",
+	}
+	open := func(name string) (io.ReadCloser, error) {
+		text, ok := files[name]
+		if !ok {
+			return nil, errors.New(name + " is not there")
+		}
+		return io.NopCloser(strings.NewReader(text)), nil
+	}
+	m, err := ReadMEFFiles([]string{"plant/main.xml"}, open, ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Analyse(m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// a and b of the left, or a of both: .5·(1 − .5·.75); and the pump.
+	if want := 1 - .9*(1-.5*(1-.5*.75)); math.Abs(r.Probability-want) > 1e-12 {
+		t.Errorf("P %v; want %v", r.Probability, want)
+	}
+	if got := fmt.Sprint(r.CutSets.Sets); !strings.Contains(got, "[t.left.a t.right.a]") || r.CutSets.Total != 3 {
+		t.Errorf("cut sets %v", got)
+	}
+	for name, want := range map[string]string{
+		"circle.xml": "circle.xml: line 1, column 11: \"circle.xml\" includes itself",
+		"broken.xml": "broken.xml: line 2, column 1: cannot include: plant/none.xml is not there",
+		"inner.xml":  "wrong.xml: line 2, column 2: <define-wish>",
+		"none.xml":   "none.xml is not there",
+	} {
+		if _, err := ReadMEFFiles([]string{name}, open, ReadOptions{}); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v; want %s", name, err, want)
+		}
+	}
+}
+
+// Where an event has no probability, no number is made up; cut sets are as ever.
+func TestWithoutProbabilities(t *testing.T) {
+	t.Parallel()
+	m, err := ReadMEF(strings.NewReader(strings.Replace(sample, `<float value="0.05"/>`, "", 1)), ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Analyse(m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !math.IsNaN(r.Probability) || !math.IsNaN(r.RareEventSum) || len(r.Importance) != 0 || !slices.Equal(r.Unknown, []string{"generator"}) {
+		t.Errorf("%+v", r)
+	}
+	if r.CutSets.Total != 6 || len(r.CutSets.Sets) != 6 || len(r.CutSets.Sets[0].Events) != 1 || !math.IsNaN(r.CutSets.Sets[0].Probability) {
+		t.Errorf("cut sets %+v", r.CutSets)
+	}
+}
+
+// Expressions, by what they are worth.
+func TestExpressions(t *testing.T) {
+	t.Parallel()
+	f := func(v float64) string { return fmt.Sprintf("<float value='%v'/>", v) }
+	for _, c := range []struct {
+		body string
+		want float64
+	}{
+		{"<GLM>" + f(.01) + f(1e-3) + f(.1) + "<system-mission-time/></GLM>", .01*math.Exp(-10.1) + 1e-3/.101*-math.Expm1(-10.1)},
+		{"<Weibull>" + f(1000) + f(3) + f(20) + f(120) + "</Weibull>", 1 - math.Exp(-1e-3)},
+		// Failing at rate 1e-3, tested at 30, 80 and at the end: just before that test.
+		{"<periodic-test>" + f(1e-3) + f(50) + f(30) + f(80) + "</periodic-test>", 1 - math.Exp(-.05)},
+		{"<periodic-test>" + f(1e-3) + f(50) + f(30) + f(20) + "</periodic-test>", 1 - math.Exp(-.02)},
+		{"<periodic-test>" + f(1e-3) + f(50) + f(30) + "<system-mission-time/></periodic-test>", 1 - math.Exp(-.02)},
+		// A repair that takes no time is the same as none that is waited for.
+		{"<periodic-test>" + f(1e-3) + f(1e9) + f(50) + f(30) + "<system-mission-time/></periodic-test>", 1 - math.Exp(-.02)},
+		// Never repaired: what has failed stays failed.
+		{"<periodic-test>" + f(1e-3) + f(0) + f(50) + f(30) + "<system-mission-time/></periodic-test>", 1 - math.Exp(-.1)},
+		{"<switch><case><lt>" + f(2) + f(1) + "</lt>" + f(.9) + "</case><case><geq>" + f(2) + f(1) + "</geq>" + f(.25) + "</case>" + f(.5) + "</switch>", .25},
+		{"<switch>" + f(.5) + "</switch>", .5},
+		{"<histogram>" + f(0) + "<bin>" + f(.1) + f(1) + "</bin><bin>" + f(.3) + f(3) + "</bin></histogram>", (.05 + 3*.2) / 4},
+		{"<ite><and><bool value='true'/><not><bool value='false'/></not></and>" + f(.1) + f(.2) + "</ite>", .1},
+		{"<mean>" + f(.1) + f(.2) + f(.6) + "</mean>", .3},
+		{"<sub>" + f(.5) + "<div>" + f(1) + f(2) + f(2) + "</div></sub>", .25},
+		{"<lognormal-deviate>" + f(.02) + f(3) + f(.95) + "</lognormal-deviate>", .02},
+	} {
+		doc := "<opsa-mef><define-fault-tree name='t'><define-gate name='g'><event name='e'/></define-gate><define-basic-event name='e'>" + c.body + "</define-basic-event></define-fault-tree></opsa-mef>"
+		m, err := ReadMEF(strings.NewReader(doc), ReadOptions{MissionTime: 100})
+		if err != nil {
+			t.Errorf("%s: %v", c.body, err)
+			continue
+		}
+		if p := m.Events["e"].Probability; math.Abs(p-c.want) > 1e-7 {
+			t.Errorf("%s: %v; want %v", c.body, p, c.want)
 		}
 	}
 }
@@ -134,7 +270,7 @@ func FuzzReadMEF(f *testing.F) {
 	f.Add([]byte(`<opsa-mef><define-fault-tree name="t"><define-gate name="g"><not><constant value="true"/></not></define-gate></define-fault-tree></opsa-mef>`))
 	f.Add([]byte("<opsa-mef>"))
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		m, err := ReadMEF(bytes.NewReader(doc), "", 0)
+		m, err := ReadMEF(bytes.NewReader(doc), ReadOptions{})
 		if err != nil {
 			return
 		}

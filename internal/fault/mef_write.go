@@ -46,7 +46,9 @@ func WriteMEF(w io.Writer, m *Model) error {
 		if label := m.Events[name].Label; label != "" || out.name(name) != name {
 			out.line(3, "<label>%s</label>", escaped(strings.TrimSpace(name+" "+label)))
 		}
-		out.line(3, `<float value="%s"/>`, number(m.Events[name].Probability))
+		if !m.Events[name].Unknown {
+			out.line(3, `<float value="%s"/>`, number(m.Events[name].Probability))
+		}
 		out.line(2, "</define-basic-event>")
 	}
 	out.line(1, "</define-fault-tree>")
@@ -98,8 +100,7 @@ func (o *mefWriter) name(name string) string {
 }
 
 func (o *mefWriter) formula(depth int, m *Model, f Formula) {
-	switch f.Op {
-	case Name:
+	if f.Op == Name {
 		kind := "basic-event"
 		if _, gate := m.Gates[f.Name]; gate {
 			kind = "gate"
@@ -108,16 +109,27 @@ func (o *mefWriter) formula(depth int, m *Model, f Formula) {
 		}
 		o.line(depth, `<%s name="%s"/>`, kind, o.name(f.Name))
 		return
-	case True, False:
-		o.line(depth, `<constant value="%t"/>`, f.Op == True)
-		return
 	}
-	if len(f.Args) == 1 && (f.Op == And || f.Op == Or) { // readers want two arguments there
+	// Other readers want two arguments of and and or, and of atleast a number between.
+	if f.Op == AtLeast {
+		switch f.K {
+		case 0:
+			f = Formula{Op: True}
+		case 1:
+			f.Op = Or
+		case len(f.Args):
+			f.Op = And
+		}
+	}
+	if len(f.Args) == 1 && (f.Op == And || f.Op == Or) {
 		o.formula(depth, m, f.Args[0])
 		return
 	}
 	attrs := ""
 	switch f.Op {
+	case True, False:
+		o.line(depth, `<constant value="%t"/>`, f.Op == True)
+		return
 	case AtLeast:
 		attrs = fmt.Sprintf(` min="%d"`, f.K)
 	case Between:

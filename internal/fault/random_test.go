@@ -212,8 +212,8 @@ func TestLargeModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.CutSets.Total < 10000 || r.CutSets.ByOrder[1] != 100*100 {
-		t.Errorf("%d cut sets, %d of order 2", r.CutSets.Total, r.CutSets.ByOrder[1])
+	if want := []uint64{0, 100 * 100, 90*89/2 + 40*39*38/6}; !slices.Equal(r.CutSets.ByOrder, want) || r.CutSets.Total != 23_885 {
+		t.Errorf("%d cut sets, %v by order; want 23885, %v", r.CutSets.Total, r.CutSets.ByOrder, want)
 	}
 	if r.RareEventSum < r.Probability || r.UpperBound < r.Probability || r.UpperBound > r.RareEventSum {
 		t.Errorf("P %v, upper bound %v, rare-event sum %v", r.Probability, r.UpperBound, r.RareEventSum)

@@ -13,7 +13,8 @@ func NewTree(m *Model, maxSets int) (*Tree, error) {
 	if err := m.Check(); err != nil {
 		return nil, err
 	}
-	c, err := compile(m.expand(), defaultNodes)
+	m = m.expand()
+	c, err := compile(m, newCircuit(m), defaultNodes)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/atollhq/atoll/internal/plant"
 	"github.com/atollhq/atoll/route"
 	"github.com/atollhq/atoll/topo"
 )
@@ -83,7 +84,7 @@ func (v *views) apply(view *topo.View, opened uint64, own bool) error {
 		switch {
 		case old.site == nil:
 			next.site = route.First(v.here, view, own)
-		case o.Newer(old.site.View.Ownership):
+		case o.Newer(old.site.View.Ownership) || plant.StaleView:
 			next.site = old.site.Next(view)
 			if o.Generation != old.site.View.Ownership.Generation {
 				next.opened = 0

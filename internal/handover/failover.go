@@ -17,6 +17,13 @@ const rateError = 100 // one part in
 // haltBound is how long one try at halting may wait for the apply transaction under way.
 const haltBound = 5 * time.Second
 
+// turnWait is how long a site leaves a takeover to each of those that come before it.
+const turnWait = 2 * time.Second
+
+// foreignPatience is how long a halt that another site asked for may stand, besides twice W, before this one looks what
+// became of it: that site may have died meanwhile.
+const foreignPatience = 10 * time.Second
+
 // resolveAfter is how long the halt of a failover that stands may stay: the taker's keeper ends it when it records the
 // cuts. One that is still there then is looked into.
 const resolveAfter = 5 * time.Second
@@ -86,6 +93,9 @@ type LeaseSeen struct {
 	Duration  time.Duration
 	Revoked   bool
 	RevokedBy topo.HandoverID
+	Holder    string
+	Asks      string // sites whose promises extend it without the store, separated by commas
+	Keeps     bool   // the site goes on without the store and without promises
 }
 
 // Lookout is the watch of one site by another. Make one with [NewLookout]; [Observe] is the machine.
@@ -112,6 +122,14 @@ type Lookout struct {
 	needLook bool      // Waiting: the store refused, so that a later look has to come first
 	resolve  time.Time // before this, a halt by Last is left to the keeper
 	told     string    // what was said last of this incident
+	foreign  foreign
+	promised time.Time // until when, rate error included, this site has promised not to take over; zero: never
+}
+
+// foreign is a halt that another site asked for.
+type foreign struct {
+	id    topo.HandoverID
+	since time.Time // when it was first seen
 }
 
 // NewLookout starts from nothing: how long a lease has been silent before does not count.
@@ -119,12 +137,17 @@ func NewLookout(p Policy, now time.Time) Lookout {
 	return Lookout{Policy: p, Stage: Watching, since: now, at: now}
 }
 
-// Expiry is when the lease has run out on every clock within the rate error; a revoked one has.
+// Expiry is when the lease, or what was promised in its place, has run out on every clock within the rate error; a revoked
+// one has.
 func (l Lookout) Expiry() time.Time {
 	if l.Lease.Revoked { // by a takeover that had waited
 		return l.Seen
 	}
-	return l.Seen.Add(l.Lease.Duration + l.Lease.Duration/rateError)
+	end := l.Seen.Add(l.Lease.Duration + l.Lease.Duration/rateError)
+	if !plant.PromiseForgotten && l.promised.After(end) {
+		return l.promised
+	}
+	return end
 }
 
 // TakeAt is when commits that were checked before the end of the lease are over, too.
@@ -151,6 +174,11 @@ func (l Lookout) UnderWay() bool {
 	return l.Stage != Watching && l.Stage != Expired && l.Stage != TakenOver
 }
 
+// beginAt is when this site takes over by itself: those that come first have had their turn.
+func (l Lookout) beginAt() time.Time {
+	return l.haltAt().Add(time.Duration(l.Facts.Turn) * turnWait)
+}
+
 // Wake is when the next Tick is due; zero: none.
 func (l Lookout) Wake() time.Time {
 	var at time.Time
@@ -167,6 +195,7 @@ func (l Lookout) Wake() time.Time {
 		case Watching, Expired:
 			next(l.Expiry())
 			next(l.haltAt())
+			next(l.beginAt())
 			next(l.TakeAt())
 		case Waiting:
 			next(l.TakeAt())
@@ -258,7 +287,7 @@ func (w *watch) consider() {
 	}
 	against := Unmet(w.Conditions(Ask{}, w.now))
 	switch {
-	case len(against) == 0 && w.now.Before(w.haltAt()):
+	case len(against) == 0 && w.now.Before(w.beginAt()):
 		w.tell("wait", false, "%s; %s is about to take over", w.leaseText(w.now), w.Policy.Taker)
 	case len(against) == 0 && w.freshID == "":
 		w.do(Action{Do: Look})
@@ -397,6 +426,14 @@ func (w *watch) resolves(began time.Time) bool {
 	id := w.Facts.Halted
 	if id == "" || !w.Facts.OwnLease || began.Before(w.since) || id == w.Last && w.now.Before(w.resolve) {
 		return false
+	}
+	if by := w.Facts.HaltedFor; by != "" && by != w.Policy.Taker {
+		if w.foreign.id != id {
+			w.foreign = foreign{id, w.now}
+		}
+		if w.now.Sub(w.foreign.since) < foreignPatience+2*w.Policy.W {
+			return false
+		}
 	}
 	w.Record = Record{Format: Format, Kind: KindFailover, ID: id, Driver: w.Policy.Driver, Who: w.Policy.Driver,
 		Why: "found halted in the database", Phase: Prepare, Move: Move{From: w.Policy.Lost, To: w.Policy.Taker},

@@ -107,7 +107,7 @@ func (p *plain) sight() Sight {
 			moving += n
 		}
 	}
-	return Sight{At: p.now, ID: topo.HandoverID(fmt.Sprintf("h%d", p.ids)), Lease: p.lease, Facts: Facts{Began: p.now, Owns: owns, Moving: moving, Sites: 2,
+	return Sight{At: p.now, ID: topo.HandoverID(fmt.Sprintf("h%d", p.ids)), Lease: p.lease, Facts: Facts{Began: p.now, Owns: owns, Moving: moving,
 		OwnLease: true, Known: true, Halted: p.halted, History: true, Loss: time.Second, Unsettled: p.owners.Unsettled("b")}}
 }
 
@@ -129,7 +129,7 @@ func (p *plain) do(s lateAction) Event {
 			return Failed{Do: Halt, Text: "halted by " + string(p.halted)}
 		}
 		p.halted = id
-		return Halted{p.position}
+		return Halted{Position: p.position}
 	case Unhalt:
 		if p.halted == id {
 			p.halted = ""
@@ -191,7 +191,7 @@ func (p *plain) put(r Record) {
 // keeper of the taker: records the cuts of what it owns, which ends the halt, and opens; then the record is driven.
 func (p *plain) keeper() {
 	for _, c := range p.owners.Cuts() {
-		id := c.Range.Cut.Handover
+		id := c.Cut.Handover
 		if c.Range.Owner != "b" || p.cuts[id] {
 			continue
 		}

@@ -23,8 +23,13 @@ type (
 		Override []string
 	}
 
-	// Halted answers Halt: nothing of the lost site is applied beyond this durable position.
-	Halted struct{ Position uint64 }
+	// Halted answers Halt: nothing of the lost site is applied here beyond this durable position, and none of the survivors
+	// that have stopped too stands beyond it. Silent are those that were left out because they did not answer for too long.
+	Halted struct {
+		Position  uint64
+		Survivors map[topo.SiteID]uint64
+		Silent    []topo.SiteID
+	}
 	// Unhalted answers Unhalt.
 	Unhalted struct{}
 	// TakeStands answers Take: the taker owns what is named, in this version.

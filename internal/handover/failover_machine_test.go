@@ -19,7 +19,7 @@ func testFailover() Record {
 
 func testSight() Sight {
 	return Sight{At: noon, ID: "h1", Lease: LeaseSeen{Exists: true, Revision: 10, Duration: 3 * time.Second},
-		Facts: Facts{Began: noon, Owns: 32, Sites: 2, OwnLease: true, Known: true, History: true}}
+		Facts: Facts{Began: noon, Owns: 32, OwnLease: true, Known: true, History: true}}
 }
 
 // lookoutIn walks a lookout to a stage.
@@ -31,7 +31,7 @@ func lookoutIn(stage Stage) Lookout {
 	walk := []struct {
 		ev Event
 		at time.Time
-	}{{testSight(), noon}, {Tick{}, noon.Add(3100 * time.Millisecond)}, {Tick{}, noon.Add(3600 * time.Millisecond)}, {Halted{100}, noon.Add(3600 * time.Millisecond)},
+	}{{testSight(), noon}, {Tick{}, noon.Add(3100 * time.Millisecond)}, {Tick{}, noon.Add(3600 * time.Millisecond)}, {Halted{Position: 100}, noon.Add(3600 * time.Millisecond)},
 		{Tick{}, late}, {Conflict{Take}, late}, {Observed{}, late}, {renewed, late}, {GivenUp{}, late}}
 	if stage == TakenOver {
 		walk[5].ev = TakeStands{5, testTaken}
@@ -53,7 +53,7 @@ func lookoutIn(stage Stage) Lookout {
 func TestLookoutTableIsWhole(t *testing.T) {
 	t.Parallel()
 	events := map[string]Event{"Tick": Tick{}, "Sight": testSight(), "Unseen": Unseen{"no answer"}, "Order": Order{ID: "h9", Who: "ann"},
-		"Halted": Halted{100}, "Unhalted": Unhalted{}, "TakeStands": TakeStands{5, testTaken}, "GivenUp": GivenUp{}, "Conflict": Conflict{Take},
+		"Halted": Halted{Position: 100}, "Unhalted": Unhalted{}, "TakeStands": TakeStands{5, testTaken}, "GivenUp": GivenUp{}, "Conflict": Conflict{Take},
 		"Refused": Refused{[]Problem{{Check: "x", Text: "y"}}}, "Observed": Observed{}, "Claimed": Claimed{8}}
 	for _, v := range []Verb{Halt, Unhalt, Take, GiveUp, Reread, Commit} {
 		events["Failed "+string(v)] = Failed{Do: v, Text: "away"}
@@ -201,7 +201,7 @@ func TestOverridesAreFew(t *testing.T) {
 	for _, c := range Unmet(l.Conditions(Ask{Manual: true, Override: all}, noon.Add(20*time.Second))) {
 		left = append(left, c.Rule)
 	}
-	if want := []string{RuleBuckets, RuleOwnLease, RuleStanding, RuleTwoSites}; !slices.Equal(left, want) {
+	if want := []string{RuleBuckets, RuleOwnLease, RuleStanding}; !slices.Equal(left, want) {
 		t.Errorf("left are %v; want %v", left, want)
 	}
 	if got := Unmet(l.Conditions(Ask{Manual: true, Override: all}, noon))[1].Rule; got != RuleLease {

@@ -15,9 +15,10 @@ const (
 	RuleLease       = "lease"        // its lease has run out
 	RuleVetoServing = "veto-serving" // it does not say over a live link that it serves
 	RuleVetoWrites  = "veto-writes"  // no application writes of it come in
+	RuleKept        = "kept"         // the site does not go on without the store and without promises
 	RuleOwnLease    = "own-lease"    // the taker's own lease is in force
 	RuleStanding    = "standing"     // the taker has the site's changes, its database, and no unfinished business
-	RuleTwoSites    = "two-sites"    // there are exactly two full sites
+	RuleSurvivors   = "survivors"    // the other sites that are not lost stop applying, too; always met: it says which
 	RuleQuietTime   = "quiet-time"   // none of the buckets was failed over a short while ago
 	RuleMaxLoss     = "max-loss"     // not more of the site's time is missing than allowed
 	RulePerHour     = "per-hour"     // not more failovers in an hour than allowed
@@ -27,7 +28,7 @@ const (
 // Overridable lists the rules that an operator may set aside: policies and vetoes. The others are facts without which
 // a takeover is not safe or cannot be done.
 func Overridable() []string {
-	return []string{RuleVetoServing, RuleVetoWrites, RuleQuietTime, RuleMaxLoss, RulePerHour}
+	return []string{RuleVetoServing, RuleVetoWrites, RuleKept, RuleQuietTime, RuleMaxLoss, RulePerHour}
 }
 
 // Facts are what speaks for and against a takeover besides the lease, as of one look. Times are on the observer's clock.
@@ -35,12 +36,14 @@ type Facts struct {
 	Began     time.Time // of the look
 	Owns      int       // buckets that are open at the watched site
 	Moving    int       // buckets of it that a handover has claimed
-	Sites     int       // full sites of the deployment
 	OwnLease  bool
 	Problem   string          // why this site could not take over; empty: nothing known
 	Unsettled topo.HandoverID // a failover from this site itself whose tail is not settled
 	Known     bool            // this site has applied the watched site's changes
 	Halted    topo.HandoverID // a halt that stands in this site's database
+	HaltedFor topo.SiteID     // who asked for it, if this run of the agent knows
+	Others    []topo.SiteID   // full sites besides the two that are not lost, as far as this site sees
+	Turn      int             // how many of them come first in taking over
 	Serving   bool            // says the watched site over a live link …
 	Until     time.Time       // … with a lease until then
 	Heard     time.Time       // the last word over the link; zero: none
@@ -81,13 +84,13 @@ func (l Lookout) Conditions(ask Ask, now time.Time) []Condition {
 	leftover := l.Lease.Exists && l.Lease.Revoked
 	out := []Condition{l.buckets(), l.lease(now)}
 	if leftover {
-		for _, rule := range []string{RuleVetoServing, RuleVetoWrites} {
+		for _, rule := range []string{RuleVetoServing, RuleVetoWrites, RuleKept} {
 			out = append(out, Condition{Rule: rule, Met: true, Text: fmt.Sprintf("failover %s has ended %s's lease; nothing that it says or writes can count", l.Lease.RevokedBy, l.Policy.Lost)})
 		}
 	} else {
-		out = append(out, l.vetoServing(now), l.vetoWrites(now))
+		out = append(out, l.vetoServing(now), l.vetoWrites(now), l.kept())
 	}
-	out = append(out, l.ownLease(), l.standing(), l.twoSites())
+	out = append(out, l.ownLease(), l.standing(), l.survivors())
 	if leftover {
 		for _, rule := range []string{RuleQuietTime, RuleMaxLoss, RulePerHour, RuleMode} {
 			out = append(out, Condition{Rule: rule, Met: true, Text: fmt.Sprintf("does not apply to what failover %s left over", l.Lease.RevokedBy)})
@@ -106,7 +109,7 @@ func (l Lookout) Conditions(ask Ask, now time.Time) []Condition {
 
 // unseen is every condition before the first look.
 func (l Lookout) unseen() []Condition {
-	rules := []string{RuleBuckets, RuleLease, RuleVetoServing, RuleVetoWrites, RuleOwnLease, RuleStanding, RuleTwoSites,
+	rules := []string{RuleBuckets, RuleLease, RuleVetoServing, RuleVetoWrites, RuleKept, RuleOwnLease, RuleStanding, RuleSurvivors,
 		RuleQuietTime, RuleMaxLoss, RulePerHour, RuleMode}
 	out := make([]Condition, len(rules))
 	for i, rule := range rules {
@@ -151,13 +154,15 @@ func (l Lookout) leaseText(now time.Time) string {
 		return fmt.Sprintf("the lease of %s was ended by failover %s", lost, l.Lease.RevokedBy)
 	case l.RunOut(now):
 		return fmt.Sprintf("%s's lease of %s was last seen renewed %s ago and has run out", lost, brief(l.Lease.Duration), brief(ago))
+	case now.Sub(l.Seen) > l.Lease.Duration+l.Lease.Duration/rateError:
+		return fmt.Sprintf("%s's lease was last seen renewed %s ago, and %s has promised not to take over for another %s", lost, brief(ago), l.Policy.Taker, brief(l.Expiry().Sub(now)))
 	default:
 		return fmt.Sprintf("%s's lease was last seen renewed %s ago and may be in force for another %s", lost, brief(ago), brief(l.Expiry().Sub(now)))
 	}
 }
 
-// vetoOver tells whether vetoes have put the failover off for as long as they may.
-func (l Lookout) vetoOver(now time.Time) bool {
+// VetoOver tells whether vetoes, and survivors that do not answer, have put the failover off for as long as they may.
+func (l Lookout) VetoOver(now time.Time) bool {
 	return l.Lease.Exists && !now.Before(l.Expiry().Add(l.Policy.VetoBound))
 }
 
@@ -168,7 +173,7 @@ func (l Lookout) vetoServing(now time.Time) Condition {
 	switch {
 	case !l.Facts.Serving || left <= 0:
 		return Condition{Rule: RuleVetoServing, Met: true, Text: fmt.Sprintf("%s does not say over a live link that it serves", l.Policy.Lost)}
-	case l.vetoOver(now):
+	case l.VetoOver(now):
 		return Condition{Rule: RuleVetoServing, Met: true, Text: fmt.Sprintf("%s says over its link that it serves, but its lease has been out for longer than veto_bound %s", l.Policy.Lost, brief(l.Policy.VetoBound))}
 	default:
 		return Condition{Rule: RuleVetoServing, Text: fmt.Sprintf("%s says over its link that it serves, for another %s", l.Policy.Lost, brief(left)), Hint: vetoHint}
@@ -182,11 +187,20 @@ func (l Lookout) vetoWrites(now time.Time) Condition {
 	switch {
 	case wrote.IsZero() || !l.RunOut(now) || !wrote.After(l.Expiry()) || ago > l.Lease.Duration/3:
 		return Condition{Rule: RuleVetoWrites, Met: true, Text: fmt.Sprintf("no writes of applications at %s have come in since its lease ran out", l.Policy.Lost)}
-	case l.vetoOver(now):
+	case l.VetoOver(now):
 		return Condition{Rule: RuleVetoWrites, Met: true, Text: fmt.Sprintf("writes of %s still come in, but its lease has been out for longer than veto_bound %s", l.Policy.Lost, brief(l.Policy.VetoBound))}
 	default:
 		return Condition{Rule: RuleVetoWrites, Text: fmt.Sprintf("writes of applications at %s came in %s ago, after its lease had run out", l.Policy.Lost, brief(ago)), Hint: vetoHint}
 	}
+}
+
+// kept: a site whose policy is to keep accepting writes without the store cannot be known to have ended.
+func (l Lookout) kept() Condition {
+	if !l.Lease.Keeps {
+		return Condition{Rule: RuleKept, Met: true, Text: fmt.Sprintf("%s accepts no writes once its lease has run out", l.Policy.Lost)}
+	}
+	return Condition{Rule: RuleKept, Text: fmt.Sprintf("%s keeps accepting writes while it does not reach the store (on_quorum_loss: keep): that its lease has run out says nothing", l.Policy.Lost),
+		Hint: "make sure that its database is off, then set this aside"}
 }
 
 func (l Lookout) ownLease() Condition {
@@ -207,6 +221,9 @@ func (l Lookout) standing() Condition {
 	case !f.Known:
 		c.Text = fmt.Sprintf("the database of %s has never had changes of %s", l.Policy.Taker, l.Policy.Lost)
 		c.Hint = "nothing of the lost site's data is here: bring the site back, or restore it"
+	case l.Lease.Asks != "" && !slices.Contains(strings.Split(l.Lease.Asks, ","), string(l.Policy.Taker)):
+		c.Text = fmt.Sprintf("%s does not ask %s for promises while the store is away: its agent does not know %[2]s as a full site yet", l.Policy.Lost, l.Policy.Taker)
+		c.Hint = "give every site the same atoll.yaml"
 	case f.Halted != "" && !(l.UnderWay() && f.Halted == l.Record.ID):
 		c.Text = fmt.Sprintf("applying changes of %s is still halted by failover %s", l.Policy.Lost, f.Halted)
 		c.Hint = "it is being resolved"
@@ -216,12 +233,20 @@ func (l Lookout) standing() Condition {
 	return c
 }
 
-func (l Lookout) twoSites() Condition {
-	if l.Facts.Sites == 2 {
-		return Condition{Rule: RuleTwoSites, Met: true, Text: "there are two full sites"}
+// survivors names who else has to stop applying the lost site's changes before the cut is settled.
+func (l Lookout) survivors() Condition {
+	c := Condition{Rule: RuleSurvivors, Met: true, Text: "no other site has to agree where its changes end"}
+	if others := l.Facts.Others; len(others) > 0 {
+		names := make([]string, len(others))
+		for i, s := range others {
+			names[i] = string(s)
+		}
+		c.Text = fmt.Sprintf("%s stops applying changes of %s too, and says how far it has come", strings.Join(names, ", "), l.Policy.Lost)
+		if l.Facts.Turn > 0 {
+			c.Text += fmt.Sprintf("; %s comes first, and %s if it does not", strings.Join(names[:min(l.Facts.Turn, len(names))], ", "), l.Policy.Taker)
+		}
 	}
-	return Condition{Rule: RuleTwoSites, Text: fmt.Sprintf("there are %d full sites; a failover among more than two needs a cut that all survivors agree on, which this version does not do", l.Facts.Sites),
-		Hint: "move the users by a switch when the site is back"}
+	return c
 }
 
 func unknownHistory(rule string) Condition {

@@ -55,12 +55,19 @@ func duration(t *testing.T, d *datadriven.TestData, text string) time.Duration {
 
 func (v *vigil) sight(t *testing.T, d *datadriven.TestData) Event {
 	f := &v.shown
-	if f.Sites == 0 {
-		*f = Facts{Sites: 2, Owns: 32, OwnLease: true, Known: true, History: true}
+	if f.Owns == 0 && !f.Known && f.Began.IsZero() {
+		*f = Facts{Owns: 32, OwnLease: true, Known: true, History: true}
 	}
 	v.ids++
 	f.Began = v.now
-	f.Owns, f.Moving, f.Sites = scanned(t, d, "owns", f.Owns), scanned(t, d, "moving", f.Moving), scanned(t, d, "sites", f.Sites)
+	f.Owns, f.Moving, f.Turn = scanned(t, d, "owns", f.Owns), scanned(t, d, "moving", f.Moving), scanned(t, d, "turn", f.Turn)
+	if d.HasArg("others") {
+		f.Others = nil
+		for _, s := range strings.Split(scanned(t, d, "others", ""), "+") {
+			f.Others = append(f.Others, topo.SiteID(s))
+		}
+	}
+	f.HaltedFor = topo.SiteID(strings.Trim(scanned(t, d, "for", string(f.HaltedFor)), "-"))
 	f.Recent, f.Known = scanned(t, d, "recent", f.Recent), scanned(t, d, "known", f.Known)
 	f.OwnLease, f.History = scanned(t, d, "own-lease", f.OwnLease), scanned(t, d, "history", f.History)
 	f.Problem = strings.ReplaceAll(scanned(t, d, "problem", f.Problem), "_", " ")
@@ -96,7 +103,11 @@ func (v *vigil) event(t *testing.T, d *datadriven.TestData) Event {
 		}
 		return o
 	case "halted":
-		return Halted{uint64(scanned(t, d, "position", 100))}
+		e := Halted{Position: uint64(scanned(t, d, "position", 100))}
+		if d.HasArg("aa") {
+			e.Survivors = map[topo.SiteID]uint64{"aa": uint64(scanned(t, d, "aa", 0))}
+		}
+		return e
 	case "unhalted":
 		return Unhalted{}
 	case "take-stands":

@@ -70,7 +70,8 @@ func (w *watch) onHalting(ev Event) {
 			w.end()
 		}
 	case Halted:
-		w.Record.Failover.Position = e.Position
+		f := w.Record.Failover
+		f.Position, f.Survivors, f.Silent = e.Position, e.Survivors, e.Silent
 		w.weigh()
 		if w.stop != "" {
 			w.end()

@@ -150,6 +150,9 @@ type Record struct {
 type Failover struct {
 	Taken    []topo.Taken `json:"taken,omitempty"`    // with the epochs before
 	Position uint64       `json:"position,omitempty"` // the cut: how far the taker had applied the lost site's stream
+	// Survivors are how far the other sites that stopped with the taker had come; Silent did not answer, and may have more.
+	Survivors map[topo.SiteID]uint64 `json:"survivors,omitempty"`
+	Silent    []topo.SiteID          `json:"silent,omitempty"`
 	// Incident names the failover whose leftovers this one takes: buckets that were moving when the site was lost.
 	Incident  topo.HandoverID `json:"incident,omitempty"`
 	Automatic bool            `json:"automatic,omitempty"` // else an operator asked for it

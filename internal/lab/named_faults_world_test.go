@@ -74,16 +74,12 @@ func playFault(t *testing.T, play func(context.Context, *faultWorld)) {
 }
 
 func newFaultWorld(t *testing.T) (*faultWorld, error) {
-	var err error
-	if faults.dir, err = os.MkdirTemp("", "atoll-faults-"); err != nil {
+	dir, binaries, err := buildBinaries()
+	faults.dir = dir
+	if err != nil {
 		return nil, err
 	}
-	build := exec.Command("go", "build", "-o", faults.dir+"/", "../../cmd/atoll", "../../examples/tickets")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, out)
-	}
-	o := DemoOptions{Options: Options{Atoll: faults.dir + "/atoll", Tickets: faults.dir + "/tickets", Gateways: 1, Buckets: 64,
+	o := DemoOptions{Options: Options{Atoll: binaries.atoll, Tickets: binaries.tickets, Gateways: 1, Buckets: 64,
 		Shape: Shape{Customers: 200, Seats: 20000, Events: 4}}, Rate: faultRate, Out: faults.dir}
 	o.setDefaults()
 	w := &faultWorld{demo: &demo{opts: o, screen: newScreen(io.Discard), began: time.Now()}}
@@ -94,6 +90,21 @@ func newFaultWorld(t *testing.T) (*faultWorld, error) {
 	}
 	w.opts.Options = w.d.opts
 	return w, nil
+}
+
+type binaries struct{ atoll, tickets string }
+
+// buildBinaries builds the ordinary binaries into a folder of their own, which is the caller's to remove.
+func buildBinaries() (dir string, b binaries, err error) {
+	if dir, err = os.MkdirTemp("", "atoll-faults-"); err != nil {
+		return "", b, err
+	}
+	build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/atoll", "../../examples/tickets")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return dir, b, fmt.Errorf("%w\n%s", err, out)
+	}
+	return dir, binaries{dir + "/atoll", dir + "/tickets"}, nil
 }
 
 // share gives each site half of the users and the first one the catalogue, as every fault finds it.

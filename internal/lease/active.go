@@ -17,6 +17,7 @@ func (k *Keeper) renew(ctx context.Context, c *cycle, t task) error {
 	k.mu.Lock()
 	t.renew.Rebuild = k.mu.rebuild
 	k.mu.Unlock()
+	t.renew.Asks, t.renew.Keeps = k.asks(), k.cfg.Without == Kept
 	start := time.Now()
 	r, err := k.cfg.Store.RenewLease(ctx, k.cfg.Site, t.renew, t.expect)
 	switch now := time.Now(); {
@@ -92,9 +93,11 @@ func (k *Keeper) open(ctx context.Context, o topo.Ownership, from moves) error {
 	p := planFence(k.cfg.Site, o, from, st, true)
 	errs := p.problems
 	var unrecorded []topo.CutRange
-	if cuts := cutsBefore(k.cfg.Site, o, p.open); len(cuts) > 0 {
+	if cuts := cutsHere(k.cfg.Site, o); len(cuts) > 0 && !k.hasCuts(o) {
 		if err := k.cfg.Fence.RecordCuts(ctx, cuts); err != nil { // buckets without a cut do not wait for it
 			unrecorded, errs = cuts, append(errs, err)
+		} else {
+			k.cutsRecorded(o)
 		}
 	}
 	for _, order := range p.open {
@@ -116,4 +119,17 @@ func (k *Keeper) open(ctx context.Context, o topo.Ownership, from moves) error {
 		}
 	}
 	return nil
+}
+
+// cutsRecorded notes that the database has the cuts of an ownership.
+func (k *Keeper) cutsRecorded(o topo.Ownership) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.cutsOf = [2]uint64{o.Generation, o.Version}
+}
+
+func (k *Keeper) hasCuts(o topo.Ownership) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mu.cutsOf == [2]uint64{o.Generation, o.Version}
 }

@@ -38,7 +38,7 @@ func TestCutsAreRecordedBeforeOpening(t *testing.T) {
 				t.Errorf("calls %q", f.calls)
 			}
 			want := topo.Cut{From: "b", Epoch: 1, Position: 77, Handover: "f1"}
-			if len(f.cuts) != 1 || *f.cuts[0].Range.Cut != want || f.cuts[0].Range.First != 4 || f.cuts[0].Range.Last != 7 {
+			if len(f.cuts) != 1 || f.cuts[0].Cut != want || f.cuts[0].Range.First != 4 || f.cuts[0].Range.Last != 7 {
 				t.Errorf("recorded %+v", f.cuts)
 			}
 		})

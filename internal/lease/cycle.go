@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/atollhq/atoll/internal/plant"
 	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
 )
@@ -54,6 +55,7 @@ type cycle struct {
 	revision store.Revision
 	deadline time.Time // of the renewal that is being enforced
 	until    time.Time // of the renewal that is enforced: the fence is open until then, less margin
+	bridges  time.Time // of the store: not before this moment
 	returns  bool      // the bits of this database are not to be trusted: next enforcement starts from its epoch rows
 	shut     bool      // every bit was turned off since the last enforcement
 }
@@ -128,6 +130,9 @@ func (c *cycle) failed(now time.Time) {
 // renewed: the store committed the renewal that was asked for at start. The deadline counts from start, not from the
 // answer: an observer may have seen the renewal right after it was sent.
 func (c *cycle) renewed(start, now time.Time, rev store.Revision) {
+	if plant.DeadlineLate {
+		start = now
+	}
 	c.lease.Sequence++
 	c.revision = rev
 	c.deadline = start.Add(c.t.duration)
@@ -137,6 +142,21 @@ func (c *cycle) renewed(start, now time.Time, rev store.Revision) {
 	}
 	c.phase = enforcing
 }
+
+// mayBridge tells whether the lease may be extended without the store now: this keeper has enforced it before, so that it
+// knows what the site owns, and a quarter of it has passed since it was extended last.
+func (c *cycle) mayBridge(now time.Time) bool {
+	return c.phase == doubting && !c.until.IsZero() && !now.Before(c.bridges)
+}
+
+// bridging: every site that could take over has promised, when asked at start, not to for so long.
+func (c *cycle) bridging(start time.Time, long time.Duration) {
+	c.deadline = start.Add(long)
+	c.phase = enforcing
+}
+
+// bridged: the fence is extended, and what the record says is still not known. wake is when it is read next.
+func (c *cycle) bridged(wake time.Time) { c.phase, c.wake = doubting, wake }
 
 // refused: the record is not as this keeper left it.
 func (c *cycle) refused() { c.phase = doubting }
@@ -165,6 +185,7 @@ func (c *cycle) read(l store.Lease, rev store.Revision, found bool) {
 // enforced: the fence is restricted to the ownership and its lease runs until the deadline less margin.
 func (c *cycle) enforced(now time.Time) {
 	c.until = c.deadline
+	c.bridges = now.Add(c.t.duration / 4)
 	c.returns, c.shut = false, false
 	c.phase, c.wake = resting, c.deadline.Add(c.t.every-c.t.duration)
 	if c.wake.Before(now) {

@@ -73,6 +73,11 @@ type Config struct {
 	Duration time.Duration // of the lease; 0 is 10 s
 	Margin   time.Duration // the fence closes this much before the deadline; 0 is a tenth of Duration
 	W        time.Duration // once the lease has lapsed, writers are ended within this time; 0 is a fifth of Duration
+	// Without says what is done while the store does not answer. Peers are the other sites that could take over, and Ask
+	// asks one of them for its promise; both are only for Promised.
+	Without Without
+	Peers   []topo.SiteID
+	Ask     func(ctx context.Context, site topo.SiteID, holder string, long time.Duration) (time.Duration, error)
 	// Incarnation is unique to this run; empty makes one. Previous is that of an earlier run of the same agent which
 	// the caller knows to have ended (it holds the lock on the agent's state): its record is taken over at once.
 	Incarnation, Previous string
@@ -101,7 +106,8 @@ type Keeper struct {
 		differ error          // the database is not the one of the lease, and the site owns buckets
 		status Status
 
-		rebuild bool // the database was adopted in the place of another, and is not settled
+		cutsOf  [2]uint64 // generation and version of the ownership whose cuts the database has
+		rebuild bool      // the database was adopted in the place of another, and is not settled
 
 		lapses       time.Time     // when the last extension ends, also if the fence was closed before; zero when not active
 		lapsesChange chan struct{} // closed when lapses changes
@@ -137,6 +143,9 @@ func New(cfg Config) (*Keeper, error) {
 	}
 	if cfg.Incarnation == "" {
 		cfg.Incarnation = uuid.NewString()
+	}
+	if cfg.Without == Promised && (len(cfg.Peers) == 0 || cfg.Ask == nil) {
+		return nil, fmt.Errorf("lease of site %s: no other site could promise anything", cfg.Site)
 	}
 	if cfg.Duration < 100*time.Millisecond || cfg.Duration%time.Millisecond != 0 || cfg.Margin < cfg.Duration/100 || cfg.Margin > cfg.Duration/3 || cfg.W < 0 {
 		return nil, fmt.Errorf("lease of site %s: duration %s with margin %s and W %s; want at least 100 ms, and a margin from 1 %% to a third of it",
@@ -210,6 +219,7 @@ func (k *Keeper) standBy(ctx context.Context) (*cycle, error) {
 // revoked site all bits are cleared and what writers the old epochs have left are ended before anything else.
 func (k *Keeper) begin(ctx context.Context, l store.Lease, rev store.Revision) (*cycle, error) {
 	k.clock = clockWatch{}
+	k.cutsRecorded(topo.Ownership{}) // another agent, or another database
 	for {
 		ask, cancel := context.WithTimeout(ctx, k.t.every)
 		id, err := k.cfg.Fence.Identity(ask)
@@ -286,11 +296,15 @@ func (k *Keeper) turn(ctx context.Context, c *cycle, held func()) error {
 		case renewing:
 			if problem = k.renew(ctx, c, t); c.phase == enforcing {
 				held()
+			} else if c.phase == doubting && !errors.Is(problem, store.ErrConflict) {
+				problem = k.bridge(ctx, c, problem)
 			}
 		case enforcing:
 			problem = k.enforce(ctx, c, t)
 		case doubting:
-			problem = k.doubt(ctx, c, t)
+			if problem = k.doubt(ctx, c, t); problem != nil {
+				problem = k.bridge(ctx, c, problem)
+			}
 		case lost:
 			return errLost
 		}

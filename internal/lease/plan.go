@@ -131,13 +131,10 @@ func handoverOf(o topo.Ownership, from map[topo.BucketID]move, b topo.BucketID, 
 	return topo.HandoverID(fmt.Sprintf("open-%d.%d", o.Generation, o.Version))
 }
 
-// cutsBefore lists the cuts that the database must know before the orders are carried out: those of buckets that are
-// this site's and are about to be opened.
-func cutsBefore(site topo.SiteID, o topo.Ownership, orders []postgres.OpenOrder) []topo.CutRange {
-	return slices.DeleteFunc(o.Cuts(), func(c topo.CutRange) bool {
-		return c.Range.Owner != site || c.Range.Cut.From == site ||
-			!slices.ContainsFunc(orders, func(order postgres.OpenOrder) bool { return opensAny(order, []topo.CutRange{c}) })
-	})
+// cutsHere lists the cuts that a site's database must know: all but those of the site itself. Where it owns the buckets it
+// must know them before it opens them; elsewhere they keep it from applying what is for the owner to decide.
+func cutsHere(site topo.SiteID, o topo.Ownership) []topo.CutRange {
+	return slices.DeleteFunc(o.Cuts(), func(c topo.CutRange) bool { return c.Cut.From == site })
 }
 
 // opensAny tells whether an order opens a bucket of any of the ranges.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/store"
+	"github.com/atollhq/atoll/topo"
 )
 
 // prove has the database complete a durable write, and makes sure that it is the database that the lease is kept for,
@@ -61,6 +62,7 @@ func (k *Keeper) another(ctx context.Context, c *cycle, p postgres.Pulse, old er
 	}
 	k.log.Warn("the site's database is another one; the site owns no bucket, so it is adopted", "site", k.cfg.Site, "was", c.lease.Database, "is", p.Database)
 	c.adopt(p.Database)
+	k.cutsRecorded(topo.Ownership{})
 	k.rebuilds(true)
 	k.clock = clockWatch{}
 	k.differs(nil)

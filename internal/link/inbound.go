@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 type DialConfig struct {
 	Addr     string
 	TLS      *tls.Config        // expects the site that is dialled
+	Via      topo.SiteID        // the relay that is dialled; "": the origin itself
 	Hello    Hello              // Format, Oldest and Window are filled in
 	Settings Settings           // Settings.Connect bounds the whole of Dial
 	Vector   func() topo.Vector // this site's, for every acknowledgement; may be nil. It must not block.
@@ -52,7 +54,7 @@ func Dial(ctx context.Context, cfg DialConfig) (*Inbound, error) {
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", cfg.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("link to site %s at %s: %w", cfg.Hello.Origin, cfg.Addr, err)
+		return nil, fmt.Errorf("link to site %s at %s: %w", cmp.Or(cfg.Via, cfg.Hello.Origin), cfg.Addr, err)
 	}
 	return open(ctx, raw, cfg)
 }
@@ -64,7 +66,7 @@ func open(ctx context.Context, raw net.Conn, cfg DialConfig) (*Inbound, error) {
 		raw.Close()
 		return nil, err
 	}
-	c.peer = cfg.Hello.Origin
+	c.peer = cmp.Or(cfg.Via, cfg.Hello.Origin)
 	stop := context.AfterFunc(ctx, c.close)
 	defer stop()
 	if err := introduce(ctx, c, cfg.Hello); err != nil {
@@ -113,8 +115,8 @@ func introduce(ctx context.Context, c *conn, hello Hello) error {
 		err = Refusef(Newer, "site %s wants to speak link format %d, this site speaks %d to %d", c.peer, welcome.Format, hello.Oldest, hello.Format)
 	case welcome.Deployment != hello.Deployment:
 		err = Refusef(Stranger, "site %s is of deployment %q, this is %q", c.peer, welcome.Deployment, hello.Deployment)
-	case welcome.Site != hello.Origin:
-		err = Refusef(Stranger, "the agent of site %s answers where site %s is expected", welcome.Site, hello.Origin)
+	case welcome.Site != c.peer:
+		err = Refusef(Stranger, "the agent of site %s answers where site %s is expected", welcome.Site, c.peer)
 	}
 	if err != nil {
 		c.tell(err)

@@ -1,5 +1,6 @@
 // Package link is the stream of changes between two sites' agents: frames on a mutual TLS connection. The target
-// dials the origin's agent, says how far it has come, and is sent what follows.
+// dials the origin's agent, or that of another site which keeps the origin's changes (a relay), says how far it has
+// come, and is sent what follows.
 //
 // The two ends are [Outbound], at the origin, and [Inbound], at the target. Each has one Run that blocks while the
 // connection lives and says why it ended.
@@ -67,7 +68,7 @@ func (s Settings) WithDefaults() Settings {
 type Start string
 
 const (
-	// StartResume: from the position of the hello on.
+	// StartResume: from the position of the hello on. A relay serves nothing else.
 	StartResume Start = "resume"
 	// StartFresh: nothing is copied; the origin answers with the position at which its stream begins.
 	StartFresh Start = "fresh"

@@ -24,6 +24,8 @@ type AcceptConfig struct {
 	TLS        *tls.Config
 	Peer       func(tls.ConnectionState) (topo.SiteID, error) // the site that the peer's certificate speaks for
 	Settings   Settings
+	// Relay tells of whose changes, besides its own, the site hands on what it keeps; nil: of nobody's.
+	Relay func(origin topo.SiteID) bool
 	// Beat completes a heartbeat with what the link does not know: End and Statement. May be nil. It must not block.
 	Beat func() Heartbeat
 }
@@ -108,6 +110,9 @@ func accept(ctx context.Context, c *conn, cfg AcceptConfig) (*Outbound, error) {
 	if beat == nil {
 		beat = func() Heartbeat { return Heartbeat{} }
 	}
+	if hello.Origin != cfg.Site { // what this site says of itself is no word of the origin's
+		beat = func() Heartbeat { return Heartbeat{} }
+	}
 	o := &Outbound{conn: c, hello: hello, beat: beat, pending: make(chan struct{}, 1), credit: make(chan struct{}, 1)}
 	o.mu.sent = hello.Position
 	return o, nil
@@ -125,10 +130,12 @@ func (cfg AcceptConfig) examine(h Hello, c *conn) (format int, err error) {
 		return 0, Refusef(Stranger, "deployment %q asks, this is %q", h.Deployment, cfg.Deployment)
 	case h.Site != c.peer:
 		return 0, Refusef(Stranger, "site %q asks with the certificate of site %q", h.Site, c.peer)
-	case h.Origin != cfg.Site:
+	case h.Origin != cfg.Site && (cfg.Relay == nil || !cfg.Relay(h.Origin)):
 		return 0, Refusef(Stranger, "asked for changes of site %q, this is site %q", h.Origin, cfg.Site)
-	case h.Site == cfg.Site:
+	case h.Site == h.Origin || h.Site == cfg.Site:
 		return 0, Refusef(Stranger, "site %q asks for its own changes", h.Site)
+	case h.Origin != cfg.Site && h.Start != StartResume:
+		return 0, Refusef(Protocol, "site %q asks for a beginning (%s) of site %q's changes; a relay has none", h.Site, h.Start, h.Origin)
 	}
 	return format, nil
 }

@@ -21,6 +21,14 @@ func Planted() []string {
 		{"dropped-conflict", DroppedConflict},
 		{"tail-unsettled", TailUnsettled},
 		{"open-before-applier-idle", OpenBeforeApplierIdle},
+		{"frozen-now", FrozenNow},
+		{"deadline-late", DeadlineLate},
+		{"abort-keeps-epoch", AbortKeepsEpoch},
+		{"open-unconditional", OpenUnconditional},
+		{"stale-view", StaleView},
+		{"control-row-lock-removed", ControlRowLockRemoved},
+		{"lease-logged", LeaseLogged},
+		{"vector-ignored", VectorIgnored},
 	} {
 		if p.on {
 			out = append(out, p.name)

@@ -54,7 +54,8 @@ BEGIN
   END IF;
 END $$;
 
--- first half of closing: bits off, and no opening may set them again
+-- first half of closing: bits off, and no opening may set them again. A closing that is under way is joined, and keeps
+-- its attempt; one that was given up in between begins anew, for those who waited before too.
 CREATE OR REPLACE FUNCTION atoll.begin_close(ks text, ho text, spans jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -63,6 +64,7 @@ DECLARE
   done jsonb;
   late jsonb;
   r record;
+  joined bigint;
 BEGIN
   SELECT jsonb_build_object('outcome', 'closed', 'buckets', m.buckets, 'vector', m.vector) INTO done
   FROM atoll.marker m WHERE m.site = me AND m.handover = ho AND m.kind = 'closed' AND m.keyspace = ks;
@@ -77,22 +79,27 @@ BEGIN
   IF late IS NOT NULL THEN
     RETURN jsonb_build_object('outcome', 'stale', 'late', late);
   END IF;
-  INSERT INTO atoll.closing AS c (keyspace, bucket, epoch, handover, reopen)
+  SELECT max(c.attempt) INTO joined FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho;
+  INSERT INTO atoll.closing AS c (keyspace, bucket, epoch, handover, reopen, attempt)
   SELECT ks, w.bucket, w.epoch, ho,
-         coalesce((pg_sequence_last_value(atoll.word_of(k.id, w.bucket)) >> (w.bucket & 31)) & 1 = 1, false)
+         coalesce((pg_sequence_last_value(atoll.word_of(k.id, w.bucket)) >> (w.bucket & 31)) & 1 = 1, false), txid_current()
   FROM atoll.expand(spans) w
   ON CONFLICT (keyspace, bucket) DO UPDATE
-  SET epoch = excluded.epoch, handover = excluded.handover, reopen = excluded.reopen
+  SET epoch = excluded.epoch, handover = excluded.handover, reopen = excluded.reopen, attempt = excluded.attempt
   WHERE (c.handover, c.epoch) IS DISTINCT FROM (excluded.handover, excluded.epoch);
+  IF FOUND OR joined IS NULL THEN -- some bit goes off only now
+    joined := txid_current();
+    UPDATE atoll.closing c SET attempt = joined WHERE c.keyspace = ks AND c.handover = ho AND c.attempt <> joined;
+  END IF;
   FOR r IN SELECT w.bucket >> 5 AS word, bit_or(1::bigint << (w.bucket & 31)) AS mask
            FROM atoll.expand(spans) w GROUP BY 1 LOOP
     PERFORM atoll.set_bits(k.id, r.word, 0, r.mask);
   END LOOP;
-  RETURN jsonb_build_object('outcome', 'closing');
+  RETURN jsonb_build_object('outcome', 'closing', 'attempt', joined);
 END $$;
 
--- second half of closing, when every writer is gone: closed rows and the marker, in one transaction
-CREATE OR REPLACE FUNCTION atoll.finish_close(ks text, ho text, spans jsonb) RETURNS jsonb
+-- second half of closing, when every writer since the attempt began is gone: closed rows and the marker, in one transaction
+CREATE OR REPLACE FUNCTION atoll.finish_close(ks text, ho text, spans jsonb, began bigint) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
   me text := (SELECT site FROM atoll.install);
@@ -105,7 +112,8 @@ BEGIN
   IF FOUND THEN
     RETURN done;
   END IF;
-  IF EXISTS (SELECT FROM atoll.standing(ks, spans) w WHERE (w.closing_by, w.closing) IS DISTINCT FROM (ho, w.asked)) THEN
+  IF EXISTS (SELECT FROM atoll.standing(ks, spans) w WHERE (w.closing_by, w.closing) IS DISTINCT FROM (ho, w.asked))
+    OR EXISTS (SELECT FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho AND c.attempt <> began) THEN
     RETURN jsonb_build_object('outcome', 'superseded');
   END IF;
   IF EXISTS (SELECT FROM atoll.expand(spans) w
@@ -230,13 +238,13 @@ DECLARE
   n bigint;
 BEGIN
   SELECT * INTO p FROM atoll.progress WHERE origin = lost FOR UPDATE;
-  IF NOT FOUND THEN
+  IF NOT FOUND AND EXISTS (SELECT FROM atoll.wanted_cuts(wanted) w WHERE w.mine) THEN
     RETURN jsonb_build_object('outcome', 'no progress');
   END IF;
   SELECT max(w.position) INTO beyond
   FROM atoll.wanted_cuts(wanted) w
-  LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket
-  WHERE w.position < greatest(p.position, p.split) AND (c.epoch IS NULL OR c.epoch < w.epoch);
+  LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket AND c.epoch = w.epoch
+  WHERE w.mine AND w.position < greatest(p.position, p.split) AND c.epoch IS NULL;
   IF beyond IS NOT NULL THEN
     RETURN jsonb_build_object('outcome', 'beyond', 'cut', beyond, 'position', greatest(p.position, p.split));
   END IF;
@@ -249,24 +257,23 @@ END $$;
 
 -- the buckets of a set of cuts, one per row
 CREATE OR REPLACE FUNCTION atoll.wanted_cuts(wanted jsonb)
-RETURNS TABLE (keyspace text, bucket int, epoch bigint, "position" bigint, handover text)
+RETURNS TABLE (keyspace text, bucket int, epoch bigint, "position" bigint, handover text, mine boolean)
 LANGUAGE sql STABLE AS $$
-  SELECT s->>'keyspace', g, (s->>'epoch')::bigint, (s->>'position')::bigint, s->>'handover'
+  SELECT s->>'keyspace', g, (s->>'epoch')::bigint, (s->>'position')::bigint, s->>'handover', (s->>'mine')::boolean
   FROM jsonb_array_elements(wanted) s, generate_series((s->>'first')::int, (s->>'last')::int) g
 $$;
 
--- writes the rows of new cuts and counts them
+-- writes the rows of new cuts, and of those that have become this site's to decide, and counts them
 CREATE OR REPLACE FUNCTION atoll.put_cuts(lost text, wanted jsonb) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
   n bigint;
 BEGIN
-  INSERT INTO atoll.cut AS c (origin, keyspace, bucket, epoch, position, handover, before)
-  SELECT lost, w.keyspace, w.bucket, w.epoch, w.position, w.handover, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+  INSERT INTO atoll.cut AS c (origin, keyspace, bucket, epoch, position, handover, before, mine)
+  SELECT lost, w.keyspace, w.bucket, w.epoch, w.position, w.handover, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, w.mine
   FROM atoll.wanted_cuts(wanted) w
-  ON CONFLICT ON CONSTRAINT cut_pkey DO UPDATE
-  SET epoch = excluded.epoch, position = excluded.position, handover = excluded.handover, before = excluded.before
-  WHERE c.epoch < excluded.epoch;
+  ON CONFLICT ON CONSTRAINT cut_pkey DO UPDATE SET mine = true, before = excluded.before
+  WHERE excluded.mine AND NOT c.mine;
   GET DIAGNOSTICS n = ROW_COUNT;
   RETURN n;
 END $$;
@@ -275,21 +282,23 @@ END $$;
 CREATE OR REPLACE FUNCTION atoll.cuts_recorded(lost text, wanted jsonb) RETURNS boolean
 LANGUAGE sql STABLE AS $$
   SELECT NOT EXISTS (SELECT FROM atoll.wanted_cuts(wanted) w
-      LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket
-      WHERE c.epoch IS NULL OR c.epoch < w.epoch)
+      LEFT JOIN atoll.cut c ON c.origin = lost AND c.keyspace = w.keyspace AND c.bucket = w.bucket AND c.epoch = w.epoch
+      WHERE c.epoch IS NULL OR w.mine AND NOT c.mine)
     AND NOT EXISTS (SELECT FROM atoll.progress p, jsonb_array_elements(wanted) s WHERE p.origin = lost AND p.halted = s->>'handover')
 $$;
 
--- how this site stands to a bucket that it took from a lost site: 'own' (open here, the lease in force), 'gone' (it was
--- open here and went on to another site), or 'wait' (it is this site's, but not open at this moment)
+-- how this site stands to a bucket that was taken from a lost site: 'own' (open here, the lease in force), 'gone' (another
+-- site took it, or it was open here and went on to one), or 'wait' (it is this site's, but not open at this moment)
 CREATE OR REPLACE FUNCTION atoll.tail_standing(lost text, ks text, b int) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
   r atoll.bucket;
+  last atoll.cut;
 BEGIN
-  SELECT w.* INTO r FROM atoll.bucket w JOIN atoll.cut c ON c.origin = lost AND c.keyspace = ks AND c.bucket = b
-  WHERE w.site = (SELECT i.site FROM atoll.install i) AND w.keyspace = ks AND w.bucket = b AND w.epoch > c.epoch;
-  IF r.state = 'closed' THEN
+  SELECT c.* INTO last FROM atoll.cut c WHERE c.origin = lost AND c.keyspace = ks AND c.bucket = b ORDER BY c.epoch DESC LIMIT 1;
+  SELECT w.* INTO r FROM atoll.bucket w
+  WHERE w.site = (SELECT i.site FROM atoll.install i) AND w.keyspace = ks AND w.bucket = b AND w.epoch > last.epoch;
+  IF r.state = 'closed' OR r.state IS NULL AND NOT last.mine THEN
     RETURN 'gone';
   ELSIF r.state = 'open'
     AND (pg_sequence_last_value(atoll.word_of((SELECT k.id FROM atoll.keyspace k WHERE k.name = ks), b)) >> (b & 31)) & 1 = 1
@@ -318,10 +327,11 @@ BEGIN
   RETURN 'kept';
 END $$;
 
--- the bucket of a key in its canonical text form: as the gateway computes it
+-- the bucket of a key in its canonical text form, as the gateway computes it: the low bits of the first 32 of its MD5.
+-- There are at most 65536 buckets, so the second 16 bits are enough; the form is the one that calls the fewest functions.
 CREATE OR REPLACE FUNCTION atoll.bucket_of(key text, buckets int) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT ('x' || substr(md5(key), 1, 8))::bit(32)::int & (buckets - 1)
+  SELECT pg_catalog.int4(('x' || substr(md5(key), 5, 4))::varbit) & (buckets - 1)
 $$;
 
 -- refuses a write, with all that the application or its gateway needs to try again at the right place. The guard may
@@ -356,9 +366,10 @@ CREATE OR REPLACE FUNCTION atoll.check_commit() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
   key text;
+  nothing int;
 BEGIN
-  IF pg_catalog.pg_sequence_last_value('atoll.lease'::regclass) > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000 THEN
-    RETURN NULL;
+  IF pg_catalog.clock_timestamp() < pg_catalog.to_timestamp(pg_catalog.pg_sequence_last_value('atoll.lease'::regclass) * 0.001::float8) THEN
+    RETURN nothing; -- a variable is returned without preparing an expression
   END IF;
   IF current_user = (SELECT i.agent_role FROM atoll.install i) THEN
     RETURN NULL;

@@ -108,6 +108,7 @@ type fenceReply struct {
 	Vector  topo.Vector      `json:"vector"`
 	Late    []LateBucket     `json:"late"`
 	Opened  int              `json:"opened"`
+	Attempt int64            `json:"attempt"`
 }
 
 // CloseBuckets closes buckets at their epochs: it turns their bits off, waits until every transaction that may have
@@ -154,10 +155,11 @@ func closeOn(ctx context.Context, c *pgx.Conn, o CloseOrder) (fenceReply, error)
 			return reply, err
 		}
 	}
+	attempt := reply.Attempt
 	reply = fenceReply{}
-	err = c.QueryRow(ctx, `SELECT atoll.finish_close($1, $2, $3)`, o.Keyspace, o.Handover, o.Buckets).Scan(&reply)
+	err = c.QueryRow(ctx, `SELECT atoll.finish_close($1, $2, $3, $4)`, o.Keyspace, o.Handover, o.Buckets, attempt).Scan(&reply)
 	if err == nil && reply.Outcome != "closed" {
-		err = fmt.Errorf("the closing was overtaken by an opening at a higher epoch, or given up by another agent: %w", ErrStale)
+		err = fmt.Errorf("the closing was overtaken by an opening at a higher epoch, or given up by another agent (and perhaps begun anew): %w", ErrStale)
 	}
 	return reply, err
 }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/atollhq/atoll/internal/change"
 	"github.com/atollhq/atoll/internal/pgserver"
+	"github.com/atollhq/atoll/internal/plant"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -70,6 +72,54 @@ func TestCloseAndOpenAreIdempotentAndMonotonic(t *testing.T) {
 		if s.fence.OpenBuckets(ctx, OpenOrder{Handover: "x", Keyspace: "users", Buckets: bad}) == nil {
 			t.Errorf("spans %s were accepted", name)
 		}
+	}
+}
+
+// Handovers of different buckets of one word, all at the same moment: none undoes what another did to the word.
+func TestHandoversInOneWord(t *testing.T) {
+	t.Parallel()
+	s := newInstalledSite(t)
+	s.openAll(1)
+	const buckets = 6
+	var fences [buckets]*Fence // each its own, as of another agent: a Fence opens one thing at a time
+	for b := range fences {
+		var err error
+		if fences[b], err = OpenFence(t.Context(), s.agentDSN, "a"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(fences[b].Close)
+	}
+	rounds := 30
+	if plant.ControlRowLockRemoved { // until it is noticed
+		rounds *= 20
+	}
+	flips := 0
+	all := func(what, bits string, flip func(topo.BucketID) error) {
+		t.Helper()
+		var wg sync.WaitGroup
+		for b := range topo.BucketID(buckets) {
+			wg.Go(func() {
+				if err := flip(b); err != nil {
+					t.Errorf("%s bucket %d: %v", what, b, err)
+				}
+			})
+		}
+		wg.Wait()
+		flips += buckets
+		if got := s.state().Bits["users"].String(); got != bits || t.Failed() {
+			t.Fatalf("after %d flips in one word its bits are %s, want %s", flips, got, bits)
+		}
+	}
+	for epoch := range topo.Epoch(rounds) {
+		ho := topo.HandoverID(fmt.Sprint("h", epoch+1))
+		all("close", "6-63", func(b topo.BucketID) error {
+			_, err := fences[b].CloseBuckets(t.Context(), CloseOrder{Handover: ho + topo.HandoverID(fmt.Sprint("-", b)), Keyspace: "users",
+				Buckets: []topo.EpochSpan{at(b, epoch+1)}, Bound: 5 * time.Second})
+			return err
+		})
+		all("open", "0-63", func(b topo.BucketID) error {
+			return fences[b].OpenBuckets(t.Context(), OpenOrder{Handover: ho + topo.HandoverID(fmt.Sprint("-", b)), Keyspace: "users", Buckets: []topo.EpochSpan{at(b, epoch+2)}})
+		})
 	}
 }
 

@@ -148,23 +148,24 @@ type wantedCut struct {
 	Epoch    topo.Epoch      `json:"epoch"`
 	Position uint64          `json:"position"`
 	Handover topo.HandoverID `json:"handover"`
+	Mine     bool            `json:"mine"` // this site owns the buckets, and decides what is stale
 }
 
-// RecordCuts records where the epochs of lost sites end, for buckets that this site now owns, and ends the halts of
-// their failovers. From then on what a lost site committed beyond its cut is decided row by row (I5). It must come
-// before the buckets are opened. What is recorded already costs one read.
+// RecordCuts records where the epochs of lost sites end, and ends the halts of their failovers. From then on what a lost
+// site committed beyond its cut is decided row by row where this site owns the bucket, and passed over where another one
+// does (I5). It must come before the buckets are opened. What is recorded already costs one read.
 func (f *Fence) RecordCuts(ctx context.Context, cuts []topo.CutRange) error {
 	byOrigin := map[topo.SiteID][]wantedCut{}
 	var origins []topo.SiteID
 	for _, c := range cuts {
-		if c.Range.Cut == nil || c.Range.Cut.Handover == "" {
+		if c.Cut.Handover == "" {
 			return f.wrap("record cuts", fmt.Errorf("buckets %d-%d of keyspace %s have no cut of a failover", c.Range.First, c.Range.Last, c.Keyspace))
 		}
-		from := c.Range.Cut.From
+		from := c.Cut.From
 		if !slices.Contains(origins, from) {
 			origins = append(origins, from)
 		}
-		byOrigin[from] = append(byOrigin[from], wantedCut{c.Keyspace, c.Range.First, c.Range.Last, c.Range.Cut.Epoch, c.Range.Cut.Position, c.Range.Cut.Handover})
+		byOrigin[from] = append(byOrigin[from], wantedCut{c.Keyspace, c.Range.First, c.Range.Last, c.Cut.Epoch, c.Cut.Position, c.Cut.Handover, c.Range.Owner == f.site})
 	}
 	for _, origin := range origins {
 		err := f.conns.with(ctx, func(c *pgx.Conn) error { return recordCuts(ctx, c, origin, byOrigin[origin]) })

@@ -351,6 +351,30 @@ func TestLeaseThatRunsOutBeforeCommit(t *testing.T) {
 	}
 }
 
+// The lease ends while a transaction is open: neither its next write nor its commit may rest on when it began.
+func TestLeaseEndsWithinATransaction(t *testing.T) {
+	t.Parallel()
+	s := newInstalledSite(t)
+	s.openAll(3)
+	lasts := []string{"COMMIT", "INSERT INTO part VALUES (42)"}
+	for n := range 10 {
+		c := s.connect(s.appDSN)
+		s.exec(s.adminDSN, "SELECT setval('atoll.lease', (date_part('epoch', clock_timestamp()) * 1000)::bigint + 600000)")
+		for _, sql := range []string{"BEGIN", fmt.Sprintf("INSERT INTO item VALUES (%d)", n)} {
+			if _, err := c.Exec(t.Context(), sql); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.exec(s.adminDSN, "SELECT setval('atoll.lease', (date_part('epoch', clock_timestamp()) * 1000)::bigint)", "SELECT pg_sleep(0.005)")
+		last := lasts[n%len(lasts)]
+		_, err := c.Exec(t.Context(), last)
+		if sqlState(err) != CodeLeaseRunOut {
+			t.Fatalf("transaction %d: %s, 5 ms after the lease ended within it: %v, want SQLSTATE %s", n+1, last, err, CodeLeaseRunOut)
+		}
+		closeConn(c)
+	}
+}
+
 func TestHeartbeatIdentityAndWrongDoors(t *testing.T) {
 	t.Parallel()
 	s := newInstalledSite(t)

@@ -117,7 +117,7 @@ func (p *planner) fits() error {
 
 func (p *planner) schema() {
 	if p.cat.install == nil {
-		for _, part := range sqlParts(schemaSQL) {
+		for _, part := range sqlParts(plantedSQL(schemaSQL)) {
 			p.add(Statement{Group: "schema", Reason: part.reason, SQL: part.sql})
 		}
 	}
@@ -139,7 +139,7 @@ func (p *planner) schema() {
 }
 
 func (p *planner) functions() {
-	for _, part := range sqlParts(fenceSQL) {
+	for _, part := range sqlParts(plantedSQL(fenceSQL)) {
 		p.add(Statement{Group: "schema", Reason: part.reason, SQL: part.sql})
 	}
 }

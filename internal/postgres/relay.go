@@ -96,11 +96,40 @@ func (r *Relay) Trim(ctx context.Context, origin topo.SiteID, through change.Pos
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.withLocked(ctx, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `DELETE FROM atoll.relay WHERE origin = $1 AND position <= $2`, string(origin), int64(through))
-		return err
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, `DELETE FROM atoll.relay WHERE origin = $1 AND position <= $2`, string(origin), int64(through))
+			if err == nil {
+				_, err = tx.Exec(ctx, `UPDATE atoll.progress SET relay_from = greatest(relay_from, $2) WHERE origin = $1 AND relay_from IS NOT NULL`, string(origin), int64(through))
+			}
+			return err
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("drop what every site has of site %s: %w", origin, err)
+	}
+	return nil
+}
+
+// Begin says that from the recorded progress on all of an origin's changes are kept, unless that was said before; or, with
+// keeps false, that none are.
+func (r *Relay) Begin(ctx context.Context, origin topo.SiteID, keeps bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.withLocked(ctx, func(conn *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if !keeps {
+				_, err := tx.Exec(ctx, `UPDATE atoll.progress SET relay_from = NULL WHERE origin = $1 AND relay_from IS NOT NULL`, string(origin))
+				return err
+			}
+			began, err := tx.Exec(ctx, `UPDATE atoll.progress SET relay_from = position WHERE origin = $1 AND relay_from IS NULL`, string(origin))
+			if err == nil && began.RowsAffected() > 0 { // what is left of an earlier time has a gap behind it
+				_, err = tx.Exec(ctx, `DELETE FROM atoll.relay r USING atoll.progress p WHERE p.origin = $1 AND r.origin = $1 AND r.position <= p.position`, string(origin))
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("begin to keep changes of site %s: %w", origin, err)
 	}
 	return nil
 }

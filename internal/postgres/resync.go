@@ -232,7 +232,7 @@ func (t *resyncTx) stageCuts(ctx context.Context) error {
 	for _, c := range t.cfg.Cuts {
 		_, _, err := t.s.run(ctx, "INSERT INTO pg_temp.atoll_cuts SELECT $1, b, $4::text::bigint, $5 FROM generate_series($2::text::int, $3::text::int) b",
 			[]byte(c.Keyspace), fmt.Appendf(nil, "%d", c.Range.First), fmt.Appendf(nil, "%d", c.Range.Last),
-			fmt.Appendf(nil, "%d", c.Range.Cut.Epoch), []byte(c.Range.Cut.Handover))
+			fmt.Appendf(nil, "%d", c.Cut.Epoch), []byte(c.Cut.Handover))
 		if err != nil {
 			return err
 		}
@@ -245,7 +245,7 @@ func (t *resyncTx) stageCuts(ctx context.Context) error {
 func (t *resyncTx) record(ctx context.Context) error {
 	handovers := map[topo.HandoverID]bool{}
 	for _, c := range t.cfg.Cuts {
-		handovers[c.Range.Cut.Handover] = true
+		handovers[c.Cut.Handover] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(handovers)) {
 		_, _, err := t.s.run(ctx, "DELETE FROM atoll.marker WHERE site = $1 AND kind = 'closed' AND handover = $2", []byte(t.cfg.Apply.Site), []byte(id))

@@ -163,7 +163,7 @@ func (r *resyncTable) log(ctx context.Context) error {
 	}
 	failover := ""
 	if cuts := r.t.cfg.Cuts; len(cuts) > 0 {
-		failover = string(cuts[0].Range.Cut.Handover)
+		failover = string(cuts[0].Cut.Handover)
 	}
 	_, n, err := s.run(ctx, `INSERT INTO atoll.conflict (origin, position, source_xid, kind, table_name, keyspace, bucket, epoch,
 			local_row, remote_row, handover, decided_xid, decision)

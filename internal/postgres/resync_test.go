@@ -76,8 +76,8 @@ func (s *streamSite) resync(owner *streamSite, cuts []topo.CutRange) (ResyncRepo
 func cutAll(from topo.SiteID, id topo.HandoverID) []topo.CutRange {
 	var out []topo.CutRange
 	for ks, k := range usersKeyspace {
-		out = append(out, topo.CutRange{Keyspace: ks, Range: topo.Range{Last: topo.BucketID(k.Buckets - 1), Owner: "x", Epoch: 8, State: topo.Open,
-			Cut: &topo.Cut{From: from, Epoch: 7, Position: 1, Handover: id}}})
+		out = append(out, topo.CutRange{Keyspace: ks, Range: topo.Range{Last: topo.BucketID(k.Buckets - 1), Owner: "x", Epoch: 8, State: topo.Open},
+			Cut: topo.Cut{From: from, Epoch: 7, Position: 1, Handover: id}})
 	}
 	return out
 }

@@ -44,6 +44,7 @@ CREATE TABLE atoll.closing (
     epoch    bigint NOT NULL,
     handover text NOT NULL,
     reopen   boolean NOT NULL,                -- the bit was on, and may come back on if the closing is abandoned
+    attempt  bigint NOT NULL,                 -- the transaction since which the bits are off: writers were waited out since then, or not at all
     PRIMARY KEY (keyspace, bucket)
 );
 
@@ -67,6 +68,7 @@ CREATE TABLE atoll.progress (
     applied_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     halted       text NOT NULL DEFAULT '',    -- a failover from the origin for which nothing more of it is applied
     cuts         int NOT NULL DEFAULT 0,      -- counts changes of atoll.cut for the origin; an applier that knows another number reads them again
+    relay_from   bigint,                      -- atoll.relay has all of the origin's changes beyond, but for those that every other full site has; NULL: none are kept
     split        bigint NOT NULL DEFAULT 0    -- a transaction beyond position whose ordinary rows are here, while its stale ones are not decided
 );
 
@@ -80,7 +82,8 @@ CREATE TABLE atoll.cut (
     position bigint NOT NULL,
     handover text NOT NULL,
     before   bigint NOT NULL,                 -- every transaction of this database with a lower id had ended when the cut was recorded
-    PRIMARY KEY (origin, keyspace, bucket)
+    mine     boolean NOT NULL,                -- this site took the bucket, and decides what is stale; else another one does, and here it is passed over
+    PRIMARY KEY (origin, keyspace, bucket, epoch)
 );
 
 -- What a site keeps of each origin's applied changes until every site has them.

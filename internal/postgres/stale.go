@@ -22,8 +22,9 @@ type tailCut struct {
 	before   uint64 // every transaction here with a lower id had ended when the cut was recorded
 }
 
-// cutSet are the cuts of one origin behind which stale changes may still come. Empty at all times but after a failover.
-type cutSet map[topo.KeyspaceID]map[topo.BucketID]tailCut
+// cutSet are the cuts of one origin behind which stale changes may still come, of a bucket one for each time at which it
+// was lost. Empty at all times but after a failover.
+type cutSet map[topo.KeyspaceID]map[topo.BucketID][]tailCut
 
 // readCuts reads an origin's cuts. A bucket's cut has had its say once the origin has closed the bucket at that epoch,
 // or has opened it at a later one: nothing of the epoch stands behind that in its stream.
@@ -46,18 +47,22 @@ func readCuts(ctx context.Context, db queryer, origin topo.SiteID) (cutSet, erro
 		}
 		in := cuts[topo.KeyspaceID(ks)]
 		if in == nil {
-			in = map[topo.BucketID]tailCut{}
+			in = map[topo.BucketID][]tailCut{}
 			cuts[topo.KeyspaceID(ks)] = in
 		}
-		in[topo.BucketID(bucket)] = tailCut{topo.Epoch(epoch), change.Position(position), topo.HandoverID(handover), uint64(before)}
+		in[topo.BucketID(bucket)] = append(in[topo.BucketID(bucket)], tailCut{topo.Epoch(epoch), change.Position(position), topo.HandoverID(handover), uint64(before)})
 		return nil
 	})
 	return cuts, err
 }
 
 func (c cutSet) of(ks topo.KeyspaceID, b topo.BucketID, e topo.Epoch, at change.Position) (tailCut, bool) {
-	cut, ok := c[ks][b]
-	return cut, ok && e <= cut.epoch && at > cut.position
+	for _, cut := range c[ks][b] {
+		if e <= cut.epoch && at > cut.position {
+			return cut, true
+		}
+	}
+	return tailCut{}, false
 }
 
 // stale gives the cut that makes a row change stale, by its new bucket or its old one.
@@ -99,8 +104,8 @@ func (c cutSet) inTail(tx *change.Tx) bool {
 
 // blur: a truncate of a table that a cut goes through. It speaks of no bucket, so nobody can say what of it is stale.
 func (c cutSet) blur(row *change.Row, at change.Position) bool {
-	for _, cut := range c[row.Keyspace] {
-		if at > cut.position {
+	for _, cuts := range c[row.Keyspace] {
+		if slices.ContainsFunc(cuts, func(cut tailCut) bool { return at > cut.position }) {
 			return true
 		}
 	}

@@ -349,9 +349,11 @@ const (
 
 // writer tells who wrote a row of a bucket last.
 func (d *tailDecision) writer(ctx context.Context, r *tailRow, bucket topo.BucketID, local *localRow) (string, error) {
-	cut, ok := d.main.s.cuts[r.row.Keyspace][bucket]
-	if !ok {
-		cut = r.cut
+	cut := r.cut
+	for _, c := range d.main.s.cuts[r.row.Keyspace][bucket] { // its own of the same failover, if there is one
+		if c.handover == r.cut.handover {
+			cut = c
+		}
 	}
 	full := fullXID(d.xid, local.xid)
 	if local.xid < 3 || full < cut.before || d.w.s.commitTime && local.site == d.t.tx.Origin {

@@ -119,8 +119,8 @@ func (s *tailSites) extend(f *Fence) {
 func (s *tailSites) cuts() []topo.CutRange {
 	var out []topo.CutRange
 	for ks, k := range usersKeyspace {
-		out = append(out, topo.CutRange{Keyspace: ks, Range: topo.Range{Last: topo.BucketID(k.Buckets - 1), Owner: s.b.id, Epoch: 2, State: topo.Open,
-			Cut: &topo.Cut{From: s.a.id, Epoch: 1, Position: uint64(s.cut), Handover: tailFailover}}})
+		out = append(out, topo.CutRange{Keyspace: ks, Range: topo.Range{Last: topo.BucketID(k.Buckets - 1), Owner: s.b.id, Epoch: 2, State: topo.Open},
+			Cut: topo.Cut{From: s.a.id, Epoch: 1, Position: uint64(s.cut), Handover: tailFailover}})
 	}
 	return out
 }
@@ -158,6 +158,11 @@ func (s *tailSites) settle() {
 // lose runs a whole failover: what both have, what a commits that b never got, and what b does as the new owner.
 func (s *tailSites) lose(both, tail, owner []string) {
 	s.t.Helper()
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("after %d statements at two sites", len(both)+len(tail)+len(owner))
+		}
+	})
 	for _, sql := range both {
 		s.a.exec(sql)
 	}

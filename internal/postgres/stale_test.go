@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/atollhq/atoll/internal/change"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -176,7 +177,7 @@ func TestHalt(t *testing.T) {
 	comesAbout(t, func() bool { return s.b.text(busy) == "1" })
 	short, cancel := context.WithTimeout(ctx, 3*haltPatience)
 	if _, err := s.fb.Halt(short, s.a.id, tailFailover); err == nil {
-		t.Fatal("halted under an apply transaction")
+		t.Fatal("after 2 transactions of the lost site: halted under the second, which is being applied")
 	}
 	cancel()
 	type halted struct {
@@ -241,11 +242,71 @@ func TestHalt(t *testing.T) {
 	s.cut--
 	tooLow := s.cuts()
 	for i := range tooLow {
-		c := *tooLow[i].Range.Cut
+		c := tooLow[i].Cut
 		c.Epoch, c.Handover = 2, "h3"
-		tooLow[i].Range.Cut = &c
+		tooLow[i].Cut = c
 	}
 	if err := s.fb.RecordCuts(ctx, tooLow); err == nil {
 		t.Fatal("a cut below what is applied was taken")
+	}
+}
+
+// Where another site took the bucket, a lost site's tail is passed over here: that site decides it. When this one takes
+// the bucket in turn, what still comes is for it to decide.
+func TestTailOfAnotherOwnersBucketIsPassedOver(t *testing.T) {
+	t.Parallel()
+	s := newTailSites(t, "CREATE TABLE t (id int PRIMARY KEY, v int)", keyedTable("t", "id"))
+	ctx := context.Background()
+	s.a.exec("INSERT INTO t VALUES (1, 0), (2, 0)")
+	s.settle()
+	at, err := s.fb.Halt(ctx, s.a.id, tailFailover)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cut = at
+	elsewhere := s.cuts()
+	for i := range elsewhere {
+		elsewhere[i].Range.Owner = "c"
+	}
+	for range 2 { // again, as with every renewal
+		if err := s.fb.RecordCuts(ctx, elsewhere); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if halts, err := s.fb.Halts(ctx); err != nil || len(halts) != 0 {
+		t.Fatalf("halts: %v %v", halts, err)
+	}
+	s.a.exec("UPDATE t SET v = 1 WHERE id = 1")
+	s.a.exec("DELETE FROM t WHERE id = 2")
+	s.settle()
+	s.b.want("1 0\n2 0", "SELECT id || ' ' || v FROM t ORDER BY id")
+	s.b.want("0", "SELECT count(*) FROM atoll.conflict")
+
+	for i := range elsewhere { // c is lost, too: b takes the buckets at the next epoch
+		elsewhere[i].Range.Owner, elsewhere[i].Range.Epoch = s.b.id, 3
+	}
+	if err := s.fb.RecordCuts(ctx, elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	s.open(s.fb, 3)
+	s.a.exec("UPDATE t SET v = 2 WHERE id = 1")
+	s.settle()
+	s.b.want("stale_update applied", "SELECT kind || ' ' || decision FROM atoll.conflict")
+	s.b.want("1 2\n2 0", "SELECT id || ' ' || v FROM t ORDER BY id")
+}
+
+// A site that was lost twice has two ends of its epochs; one does not stand in for the other.
+func TestTailBehindTwoCuts(t *testing.T) {
+	t.Parallel()
+	cuts := cutSet{"users": {3: {{epoch: 5, position: 100, handover: "h1"}, {epoch: 7, position: 300, handover: "h2"}}}}
+	for _, c := range []struct {
+		epoch topo.Epoch
+		at    change.Position
+		want  topo.HandoverID
+	}{{5, 100, ""}, {5, 101, "h1"}, {5, 301, "h1"}, {7, 200, ""}, {7, 301, "h2"}, {8, 400, ""}} {
+		got, ok := cuts.of("users", 3, c.epoch, c.at)
+		if ok != (c.want != "") || got.handover != c.want {
+			t.Errorf("epoch %d at %d: %+v, %v; want %q", c.epoch, c.at, got, ok, c.want)
+		}
 	}
 }

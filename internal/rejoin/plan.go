@@ -22,8 +22,8 @@ func (c closing) String() string { return fmt.Sprintf("%s/%s", c.handover, c.key
 func closings(site topo.SiteID, o topo.Ownership) []closing {
 	var out []closing
 	for _, c := range o.Cuts() {
-		cut := c.Range.Cut
-		if cut.From != site {
+		cut := c.Cut
+		if cut.From != site || cut.Settled {
 			continue
 		}
 		i := slices.IndexFunc(out, func(have closing) bool { return have.handover == cut.Handover && have.keyspace == c.Keyspace })
@@ -46,8 +46,9 @@ func appendEpochs(spans []topo.EpochSpan, s topo.EpochSpan) []topo.EpochSpan {
 	return append(spans, s)
 }
 
-// arrear is a failover whose lost site is not settled.
+// arrear is a failover whose lost site is not settled, or of whose cuts not every site has taken note.
 type arrear struct {
+	settled   bool
 	handover  topo.HandoverID
 	from      topo.SiteID
 	keyspaces []topo.KeyspaceID
@@ -58,10 +59,10 @@ type arrear struct {
 func arrears(owner topo.SiteID, o topo.Ownership) []arrear {
 	var out []arrear
 	for _, c := range o.Cuts() {
-		cut := c.Range.Cut
+		cut := c.Cut
 		i := slices.IndexFunc(out, func(have arrear) bool { return have.handover == cut.Handover })
 		if i < 0 {
-			out, i = append(out, arrear{handover: cut.Handover, from: cut.From}), len(out)
+			out, i = append(out, arrear{handover: cut.Handover, from: cut.From, settled: cut.Settled}), len(out)
 		}
 		if a := &out[i]; !slices.Contains(a.keyspaces, c.Keyspace) {
 			a.keyspaces = append(a.keyspaces, c.Keyspace)

@@ -57,11 +57,11 @@ func (r *Rejoin) Rebuild(ctx context.Context, who string, req api.RebuildRequest
 	answer := api.RebuildAnswer{Site: r.cfg.Site, From: owner, DryRun: req.DryRun}
 	var cuts []topo.CutRange
 	for _, c := range o.Cuts() {
-		if c.Range.Cut.From != r.cfg.Site {
+		if c.Cut.From != r.cfg.Site {
 			continue
 		}
 		cuts = append(cuts, c)
-		if id := c.Range.Cut.Handover; !slices.Contains(answer.Handovers, id) {
+		if id := c.Cut.Handover; !slices.Contains(answer.Handovers, id) {
 			answer.Handovers = append(answer.Handovers, id)
 		}
 	}

@@ -325,7 +325,7 @@ func TestReturning(t *testing.T) {
 			t.Errorf("status %q", got)
 		}
 		g.mu.Lock()
-		g.o, _ = g.o.Settle("f1")
+		g.o, _ = g.o.Settle("f1", true)
 		g.mu.Unlock()
 		time.Sleep(time.Second)
 		synctest.Wait()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,6 +75,9 @@ func (r *Rejoin) settle(ctx context.Context, a arrear) {
 }
 
 func (r *Rejoin) settleOnce(ctx context.Context, a arrear, what string) error {
+	if a.settled {
+		return r.decide(ctx, a, what)
+	}
 	if len(a.others) > 0 {
 		return fmt.Errorf("two-sites: its buckets are owned by %s too, and a return to more than one owner is not supported", join(a.others))
 	}
@@ -97,14 +101,15 @@ func (r *Rejoin) settleOnce(ctx context.Context, a arrear, what string) error {
 	return r.decide(ctx, a, what)
 }
 
-// decide takes the cuts away, in one transaction with the record. Whatever its answer, the next try reads first.
+// decide settles the cuts, in one transaction with the record, and takes them away once every other site has taken note of
+// them: one that has not would take the tail for ordinary changes. Whatever the answer, the next try reads first.
 func (r *Rejoin) decide(ctx context.Context, a arrear, what string) error {
 	o, rev, err := r.cfg.Store.Ownership(ctx)
 	if err != nil {
 		return err
 	}
-	next, err := o.Settle(a.handover)
-	if err != nil { // no cut of it is left: done
+	cuts := slices.DeleteFunc(o.Cuts(), func(c topo.CutRange) bool { return c.Cut.Handover != a.handover })
+	if len(cuts) == 0 { // no cut of it is left: done
 		return nil
 	}
 	l, _, err := r.cfg.Store.Lease(ctx, a.from)
@@ -129,18 +134,59 @@ func (r *Rejoin) decide(ctx context.Context, a arrear, what string) error {
 		r.waits(what, "the failover itself, which is in phase %s", rec.Phase)
 		return errWaits
 	}
-	applied, kept, err := r.cfg.Fence.Tail(ctx, a.handover)
+	unaware, err := r.unaware(ctx, a, o.Generation, rec.Decided)
 	if err != nil {
 		return err
+	}
+	settled := cuts[0].Cut.Settled
+	if settled && len(unaware) > 0 {
+		r.waits(what, "site %s to take note of where its epochs ended", join(unaware))
+		return errWaits
+	}
+	next, err := o.Settle(a.handover, len(unaware) == 0)
+	if err != nil {
+		return err
+	}
+	change := store.Change{Ownership: &store.OwnershipChange{Expect: rev, Next: next}}
+	if !settled {
+		if change.Handover, change.Audit, err = r.returned(ctx, a, rec, recRev); err != nil {
+			return err
+		}
+	}
+	if _, err = r.cfg.Store.Commit(ctx, change); err == nil && len(unaware) > 0 {
+		return errWaits
+	}
+	return err
+}
+
+// returned writes down what became of the tail.
+func (r *Rejoin) returned(ctx context.Context, a arrear, rec handover.Record, rev store.Revision) (*store.HandoverChange, string, error) {
+	applied, kept, err := r.cfg.Fence.Tail(ctx, a.handover)
+	if err != nil {
+		return nil, "", err
 	}
 	f := *rec.Failover
 	f.Return = &handover.Return{At: time.Now().UTC(), Applied: applied, Kept: kept}
 	rec.Failover = &f
-	_, err = r.cfg.Store.Commit(ctx, store.Change{
-		Ownership: &store.OwnershipChange{Expect: rev, Next: next},
-		Handover:  &store.HandoverChange{ID: a.handover, Expect: recRev, Body: rec.Encode()},
-		Audit: fmt.Sprintf("failover %s: site %s is back and settled: of its tail %d row changes were applied and %d were not; all are in the conflict log of %s",
-			a.handover, a.from, applied, kept, r.cfg.Site),
-	})
-	return err
+	return &store.HandoverChange{ID: a.handover, Expect: rev, Body: rec.Encode()},
+		fmt.Sprintf("failover %s: site %s is back and settled: of its tail %d row changes were applied and %d were not; all are in the conflict log of %s",
+			a.handover, a.from, applied, kept, r.cfg.Site), nil
+}
+
+// unaware lists the other full sites whose databases may not know the failover's cuts yet.
+func (r *Rejoin) unaware(ctx context.Context, a arrear, generation, version uint64) ([]topo.SiteID, error) {
+	var out []topo.SiteID
+	for _, site := range r.cfg.Peers {
+		if site == a.from {
+			continue
+		}
+		l, _, err := r.cfg.Store.Lease(ctx, site)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if l.Generation < generation || l.Generation == generation && l.Version < version {
+			out = append(out, site)
+		}
+	}
+	return out, nil
 }

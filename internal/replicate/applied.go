@@ -255,6 +255,25 @@ func (a *Applied) heard(site topo.SiteID, vector topo.Vector) {
 	a.mu.peers[site] = vector
 }
 
+// said is how far another site has applied an origin's changes, as it last said.
+func (a *Applied) said(site, origin topo.SiteID) change.Position {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return change.Position(a.mu.peers[site][origin])
+}
+
+// Told notes that another site has applied an origin's changes up to a position, as it said in another way than on a link.
+func (a *Applied) Told(site, origin topo.SiteID, pos change.Position) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v := maps.Clone(a.mu.peers[site])
+	if v == nil {
+		v = topo.Vector{}
+	}
+	v[origin] = max(v[origin], uint64(pos))
+	a.mu.peers[site] = v
+}
+
 // everywhere is how far all of the given sites have applied an origin's changes, as far as they have said.
 func (a *Applied) everywhere(origin topo.SiteID, sites []topo.SiteID) change.Position {
 	a.mu.Lock()

@@ -1,16 +1,19 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/atollhq/atoll/internal/change"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/pki"
+	"github.com/atollhq/atoll/internal/plant"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -25,6 +28,7 @@ type Follow struct {
 	Deployment string
 	Addr       string // the origin's agent, for links
 	Standby    string // the origin's second agent; "": it has none. Of the two the one that last gave changes is asked first.
+	Relays     []Via  // other sites that keep the origin's changes, asked where they have more and the origin is not reached
 	Identity   *pki.Identity
 	// Open opens this site's database for the origin; the sink is closed when the link ends.
 	Open     func(context.Context) (Sink, error)
@@ -35,7 +39,13 @@ type Follow struct {
 	Settings link.Settings
 	Logger   *slog.Logger // default: discards
 
+	// Tail names the sites that have to decide what the origin committed there beyond a failover's cut, before this site may
+	// pass it over; none if nothing of it is left to another site. May be nil, must not block.
+	Tail func(change.Position) []topo.SiteID
+
 	second  bool      // Standby's turn; Run's goroutine only
+	unkept  bool      // it is recorded that nothing is kept; Run's goroutine only
+	missed  bool      // the origin was asked last, and has not given what it should; Run's goroutine only
 	trimmed time.Time // when the relay was last trimmed; Run's goroutine only
 
 	mu struct {
@@ -43,7 +53,10 @@ type Follow struct {
 		phase    Phase
 		since    time.Time // of phase
 		waitsFor topo.SiteID
-		in       *link.Inbound // of the present connection, else of the last
+		in       *link.Inbound   // of the present connection, else of the last
+		via      topo.SiteID     // the relay that in is of; "": the origin
+		direct   *link.Inbound   // the last that is of the origin
+		pull     change.Position // until which a relay comes first
 		position change.Position
 		applied  time.Time  // when position last moved
 		commit   time.Time  // at the origin, of what was applied last
@@ -52,6 +65,12 @@ type Follow struct {
 		err      error
 		errAt    time.Time
 	}
+}
+
+// Via is another site at which an origin's changes can be had.
+type Via struct {
+	Site  topo.SiteID
+	Addrs []string // of its agents, for links
 }
 
 // inFlight is a transaction between the link and its durable commit.
@@ -66,6 +85,8 @@ var (
 	errCopied = link.Refusef(link.Closing, "the beginning is on disk")
 	// errSinkStopped: the sink broke its promise to run until its input ends.
 	errSinkStopped = errors.New("applying ended by itself")
+	// errNoBeginning: only the origin itself can begin a stream.
+	errNoBeginning = errors.New("nothing of the origin is here yet, and a relay has no beginning")
 )
 
 // dataError is a failure on the way of the data, at this side, as opposed to one of the path.
@@ -92,7 +113,9 @@ func (f *Follow) Run(ctx context.Context) error {
 	var lastLogged time.Time
 	for failures := 0; ; {
 		before, second := f.at(), f.second
-		err := f.attempt(ctx)
+		via, addr := f.route(failures)
+		err := f.attempt(ctx, via, addr)
+		f.missed = via == ""
 		if ctx.Err() != nil {
 			f.enter(Stopped, nil)
 			return nil
@@ -104,7 +127,7 @@ func (f *Follow) Run(ctx context.Context) error {
 		}
 		if f.at() > before {
 			failures = 0
-		} else {
+		} else if via == "" {
 			f.second = f.Standby != "" && !f.second
 		}
 		failures++
@@ -139,11 +162,10 @@ func (f *Follow) Copy(ctx context.Context) error {
 		f.Logger = slog.New(slog.DiscardHandler)
 	}
 	f.CopyFrom = true
-	err := f.attempt(ctx)
+	err := f.attempt(ctx, "", f.Addr)
 	var said *link.Refusal
 	if f.Standby != "" && errors.As(err, &said) && said.Reason == link.Closing && !errors.Is(err, errCopied) { // the agent there stands by
-		f.second = true
-		err = f.attempt(ctx)
+		err = f.attempt(ctx, "", f.Standby)
 	}
 	f.enter(Stopped, nil)
 	switch {
@@ -155,8 +177,26 @@ func (f *Follow) Copy(ctx context.Context) error {
 	return err
 }
 
-// attempt connects once and stays until something breaks.
-func (f *Follow) attempt(ctx context.Context) error {
+// route says whom to ask next, and where: a relay that has more than this site, if the origin was just not reached or
+// somebody waits; else the origin itself.
+func (f *Follow) route(failures int) (via topo.SiteID, addr string) {
+	at, waits := f.at(), f.pulls()
+	if f.missed || waits {
+		for i := range f.Relays {
+			r := f.Relays[(i+failures)%len(f.Relays)]
+			if len(r.Addrs) > 0 && f.Applied.said(r.Site, f.Origin) > at {
+				return r.Site, r.Addrs[failures/max(1, len(f.Relays))%len(r.Addrs)]
+			}
+		}
+	}
+	if f.second {
+		return "", f.Standby
+	}
+	return "", f.Addr
+}
+
+// attempt connects once, to a relay or with "" to the origin, and stays until something breaks.
+func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) error {
 	f.enter(Connecting, nil)
 	sink, err := f.Open(ctx)
 	if err != nil {
@@ -170,6 +210,11 @@ func (f *Follow) attempt(ctx context.Context) error {
 	if err := f.recorded(ctx, progress.Position); err != nil {
 		return &dataError{err}
 	}
+	if progress.Known && len(f.Others) > 0 {
+		if err := f.beginRelay(ctx); err != nil {
+			return err
+		}
+	}
 	hello := link.Hello{Deployment: f.Deployment, Site: f.Site, Origin: f.Origin, Vector: f.Applied.Vector()}
 	switch {
 	case progress.Known:
@@ -179,22 +224,39 @@ func (f *Follow) attempt(ctx context.Context) error {
 	default:
 		hello.Start = link.StartFresh
 	}
-	addr := f.Addr
-	if f.second {
-		addr = f.Standby
+	if via != "" && hello.Start != link.StartResume {
+		return errNoBeginning
 	}
-	in, err := link.Dial(ctx, link.DialConfig{Addr: addr, TLS: f.Identity.ClientTLS(f.Origin), Hello: hello, Settings: f.Settings, Vector: f.Applied.Vector})
+	in, err := link.Dial(ctx, link.DialConfig{Addr: addr, TLS: f.Identity.ClientTLS(cmp.Or(via, f.Origin)), Via: via, Hello: hello, Settings: f.Settings, Vector: f.Applied.Vector})
 	if err != nil {
 		return err
 	}
-	f.connected(in)
-	f.Logger.Info("link stands", "origin", f.Origin, "start", hello.Start, "position", hello.Position)
+	f.connected(in, via)
+	if progress.Known && len(f.Others) == 0 && !f.unkept { // nobody waits for that
+		if err := f.beginRelay(ctx); err != nil {
+			in.Close()
+			return err
+		}
+		f.unkept = true
+	}
+	f.Logger.Info("link stands", "origin", f.Origin, "via", via, "start", hello.Start, "position", hello.Position)
 	if hello.Start != link.StartResume {
 		f.enter(Copying, nil)
 		return f.copy(ctx, in, sink)
 	}
 	f.enter(Streaming, nil)
 	return f.stream(ctx, in, sink, progress.Position)
+}
+
+// beginRelay says in the database from where on all of the origin's changes are kept for others, or that none are.
+func (f *Follow) beginRelay(ctx context.Context) error {
+	if f.Relay == nil {
+		return nil
+	}
+	if err := f.Relay.Begin(ctx, f.Origin, len(f.Others) > 0); err != nil {
+		return &dataError{fmt.Errorf("relay of site %s: %w", f.Origin, err)}
+	}
+	return nil
 }
 
 // copy applies the origin's tables as of one moment, or none of them if the link is fresh, and records the position
@@ -297,6 +359,9 @@ func (f *Follow) next(ctx context.Context, in *link.Inbound) ([]change.Tx, error
 
 // await holds a marker, and so everything behind it, until this site has applied what its vector asks for (I3).
 func (f *Follow) await(ctx context.Context, tx *change.Tx) error {
+	if plant.VectorIgnored {
+		return nil
+	}
 	for _, m := range tx.Markers {
 		for {
 			lacking := f.Applied.lacks(m.Vector)
@@ -312,7 +377,35 @@ func (f *Follow) await(ctx context.Context, tx *change.Tx) error {
 	if len(tx.Markers) > 0 {
 		f.waits("")
 	}
-	return nil
+	return f.awaitDecision(ctx, tx)
+}
+
+// awaitDecision holds what another site has to decide until it has: that it is passed over here must not come first, or it
+// would be lost if this site became the owner.
+func (f *Follow) awaitDecision(ctx context.Context, tx *change.Tx) error {
+	if f.Tail == nil || !tx.First || len(tx.Rows) == 0 {
+		return nil
+	}
+	held := false
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		owners := f.Tail(tx.Position)
+		i := slices.IndexFunc(owners, func(s topo.SiteID) bool { return f.Applied.said(s, f.Origin) < tx.Position })
+		if i < 0 {
+			if held {
+				f.waits("")
+			}
+			return nil
+		}
+		if !held {
+			held = true
+			f.waits(owners[i])
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // keep stores what another full site may still lack, before it is applied here: what was applied and not kept could

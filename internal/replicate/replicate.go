@@ -55,6 +55,8 @@ type Relay interface {
 	Keep(ctx context.Context, txs []change.Tx) error
 	// Trim drops what every other full site has.
 	Trim(ctx context.Context, origin topo.SiteID, through change.Position) error
+	// Begin says that from the recorded progress on all of an origin's changes are kept, or with keeps false that none are.
+	Begin(ctx context.Context, origin topo.SiteID, keeps bool) error
 }
 
 // Recorded is what this site's database says of its progress.

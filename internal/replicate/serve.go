@@ -18,28 +18,36 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-// Serve hands this site's changes to the sites that connect, over one connection per target: a newer one takes over
-// from the older. The exported fields are set before Run.
+// Serve hands this site's changes to the sites that connect, and what it keeps of other origins' changes to those that
+// lack them, over one connection per target and origin: a newer one takes over from the older. The exported fields are
+// set before Run.
 type Serve struct {
 	Site       topo.SiteID
 	Deployment string
 	Identity   *pki.Identity
 	// Open opens this site's database for a target; an error is told to the target. It is closed when the connection
 	// ends.
-	Open     func(ctx context.Context, target topo.SiteID) (Source, error)
-	Applied  *Applied               // learns what the targets have applied; may be nil
-	Says     func() link.Statement  // this site's own statement, for every heartbeat; may be nil, must not block
-	End      func() change.Position // end of this database's change stream, 0 if not known; may be nil, must not block
-	Settings link.Settings
-	Logger   *slog.Logger // default: discards
+	Open func(ctx context.Context, target topo.SiteID) (Source, error)
+	// OpenRelay opens what this site keeps of another origin's changes; nil: it hands none on. Its stream ends by itself
+	// where it has no more.
+	OpenRelay func(ctx context.Context, target, origin topo.SiteID) (Source, error)
+	Applied   *Applied               // learns what the targets have applied; may be nil
+	Says      func() link.Statement  // this site's own statement, for every heartbeat; may be nil, must not block
+	End       func() change.Position // end of this database's change stream, 0 if not known; may be nil, must not block
+	Settings  link.Settings
+	Logger    *slog.Logger // default: discards
 
 	mu struct {
 		sync.Mutex
-		latest map[topo.SiteID]*session // per target, the connection that came last; kept when it has ended
+		latest map[topo.SiteID]*session // per target, the connection for this site's own changes that came last; kept when it has ended
+		relays map[relaying]*session    // the same for other origins' changes
 	}
 }
 
-// TargetState is what is known of a target.
+// relaying is a target of an origin's kept changes.
+type relaying struct{ target, origin topo.SiteID }
+
+// TargetState is what is known of a target of this site's own changes.
 type TargetState struct {
 	Target    topo.SiteID
 	Connected bool
@@ -107,6 +115,7 @@ func (s *Serve) accept(ctx context.Context, raw net.Conn) (*link.Outbound, error
 	}
 	return link.Accept(ctx, raw, link.AcceptConfig{
 		Deployment: s.Deployment, Site: s.Site, Settings: s.Settings, TLS: s.Identity.ServerTLS(sitesOnly),
+		Relay: func(topo.SiteID) bool { return s.OpenRelay != nil },
 		Peer: func(state tls.ConnectionState) (topo.SiteID, error) {
 			p, err := s.Identity.Peer(state)
 			if err != nil {
@@ -138,6 +147,9 @@ func (s *Serve) serve(ctx context.Context, raw net.Conn) {
 	one := &session{serve: s, out: out, hello: out.Hello(), since: time.Now(), ended: make(chan struct{})}
 	one.mu.flushed = one.hello.Position
 	log := s.Logger.With("target", one.hello.Site)
+	if one.relays() {
+		log = log.With("relayed", one.hello.Origin)
+	}
 	before := s.register(one)
 	// From here on the connection lives, heartbeats included, while this waits for the one before and for the database.
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -169,10 +181,14 @@ func (s *Serve) register(one *session) (before *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.latest == nil {
-		s.mu.latest = make(map[topo.SiteID]*session)
+		s.mu.latest, s.mu.relays = make(map[topo.SiteID]*session), make(map[relaying]*session)
 	}
-	before = s.mu.latest[one.hello.Site]
-	s.mu.latest[one.hello.Site] = one
+	if one.relays() {
+		key := relaying{one.hello.Site, one.hello.Origin}
+		before, s.mu.relays[key] = s.mu.relays[key], one
+		return before
+	}
+	before, s.mu.latest[one.hello.Site] = s.mu.latest[one.hello.Site], one
 	return before
 }
 
@@ -199,7 +215,7 @@ func (o *session) stream(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	source, err := o.serve.Open(ctx, o.hello.Site)
+	source, err := o.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -216,7 +232,24 @@ func (o *session) stream(ctx context.Context) error {
 	if err := source.Run(ctx, o.hello.Position, o.hello.Epochs, o.out.Send); err != nil {
 		return err
 	}
+	if o.relays() {
+		return link.Refusef(link.Closing, "this is all that site %s has of site %s's changes", o.serve.Site, o.hello.Origin)
+	}
 	return errors.New("the source's stream ended by itself")
+}
+
+// relays tells whether the target is served another site's changes.
+func (o *session) relays() bool { return o.hello.Origin != o.serve.Site }
+
+func (o *session) open(ctx context.Context) (Source, error) {
+	if !o.relays() {
+		return o.serve.Open(ctx, o.hello.Site)
+	}
+	// What every site had once is not kept; one that has gone back would be given a stream with a gap.
+	if had := o.serve.Applied.said(o.hello.Site, o.hello.Origin); had > o.hello.Position {
+		return nil, fmt.Errorf("site %s asks for the changes of site %s from position %d on, and has had them up to %d", o.hello.Site, o.hello.Origin, o.hello.Position, had)
+	}
+	return o.serve.OpenRelay(ctx, o.hello.Site, o.hello.Origin)
 }
 
 // begin gives a target its place in the stream, with a copy of the tables if it asks for one.

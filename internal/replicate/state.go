@@ -48,6 +48,7 @@ type OriginState struct {
 	Wrote     time.Time      // when a transaction of an application was last applied; zero: none since Run
 	Heard     time.Time      // the origin's last heartbeat, on this site's clock
 	Says      link.Statement // of the origin, at Heard
+	Via       topo.SiteID    // the site that hands the origin's changes on at present; "": the origin itself
 	Traffic   link.Stats     // of the present connection, else of the last
 	Err       string         // the last error, also after it has passed
 	ErrAt     time.Time
@@ -65,8 +66,12 @@ func (f *Follow) State() OriginState {
 	if f.mu.in == nil {
 		return st
 	}
-	beat, heard := f.mu.in.Heard()
-	st.Traffic, st.Heard, st.Says = f.mu.in.Stats(), heard, beat.Statement
+	st.Traffic, st.Via = f.mu.in.Stats(), f.mu.via
+	if f.mu.direct == nil {
+		return st
+	}
+	beat, heard := f.mu.direct.Heard()
+	st.Heard, st.Says = heard, beat.Statement
 	if heard.IsZero() {
 		return st
 	}
@@ -110,10 +115,13 @@ func (f *Follow) enter(phase Phase, err error) {
 	}
 }
 
-func (f *Follow) connected(in *link.Inbound) {
+func (f *Follow) connected(in *link.Inbound, via topo.SiteID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.mu.in = in
+	f.mu.in, f.mu.via = in, via
+	if via == "" {
+		f.mu.direct = in
+	}
 	f.mu.flight = nil
 }
 
@@ -160,4 +168,21 @@ func (f *Follow) landed(pos change.Position) {
 	}
 	f.mu.flight = f.mu.flight[n:]
 	f.mu.position, f.mu.applied = max(f.mu.position, pos), time.Now()
+}
+
+// Pull has changes up to a position taken from a relay that has them, although the origin may seem to be there.
+func (f *Follow) Pull(until change.Position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.pull = max(f.mu.pull, until)
+	if f.mu.in != nil && f.mu.via == "" && f.mu.position < until {
+		f.mu.in.End(link.Refusef(link.Closing, "the changes up to position %d are taken from another site", until))
+	}
+}
+
+// pulls tells whether somebody waits for what a relay has.
+func (f *Follow) pulls() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.position < f.mu.pull
 }

@@ -13,14 +13,16 @@ import (
 type FaultAnalysis struct {
 	Title        string       `json:"title,omitempty"`
 	Top          string       `json:"top"`
-	Probability  float64      `json:"probability"`    // exact, also where the cut sets are truncated
-	RareEventSum float64      `json:"rare_event_sum"` // over the cut sets that are counted
+	Probability  *float64     `json:"probability"`    // exact, also where the cut sets are truncated; null: not known
+	RareEventSum *float64     `json:"rare_event_sum"` // over the cut sets that are counted
 	UpperBound   *float64     `json:"upper_bound,omitempty"`
 	Frequency    *float64     `json:"frequency,omitempty"`
 	CutSets      CutSets      `json:"cut_sets"`
 	Importance   []Importance `json:"importance"`
 	NonCoherent  bool         `json:"non_coherent,omitempty"` // the tree says "not": cut sets are of positive events only
 	Nodes        int          `json:"diagram_nodes"`
+	OnlyCutSets  bool         `json:"only_cut_sets,omitempty"`       // the model is too large for its probability
+	Unknown      []string     `json:"without_probability,omitempty"` // events: only cut sets are known then
 }
 
 // CutSets counts minimal cut sets and lists the most probable ones.
@@ -35,7 +37,16 @@ type CutSets struct {
 // CutSet is one of them.
 type CutSet struct {
 	Events      []string `json:"events"`
-	Probability float64  `json:"probability"`
+	Probability *float64 `json:"probability"`
+}
+
+// chance is the column in front of a listed set.
+func (s *CutSet) chance() string {
+	p := ""
+	if s.Probability != nil {
+		p = fmt.Sprintf("%.3g", *s.Probability)
+	}
+	return "  " + right(p, 10) + "  "
 }
 
 // Importance is how much one event matters.
@@ -66,15 +77,15 @@ func cutSets(s fault.CutSets) CutSets {
 		if events == nil {
 			events = []string{}
 		}
-		out.MostProbable = append(out.MostProbable, CutSet{events, set.Probability})
+		out.MostProbable = append(out.MostProbable, CutSet{events, finite(set.Probability)})
 	}
 	return out
 }
 
 // Faults makes the answer about a fault tree out of its analysis.
 func Faults(m *fault.Model, r fault.Result) FaultAnalysis {
-	out := FaultAnalysis{Title: m.Title, Top: m.Top, Probability: r.Probability, RareEventSum: r.RareEventSum, UpperBound: finite(r.UpperBound),
-		CutSets: cutSets(r.CutSets), Importance: []Importance{}, NonCoherent: r.NonCoherent, Nodes: r.Nodes}
+	out := FaultAnalysis{Title: m.Title, Top: m.Top, Probability: finite(r.Probability), RareEventSum: finite(r.RareEventSum), UpperBound: finite(r.UpperBound),
+		CutSets: cutSets(r.CutSets), Importance: []Importance{}, NonCoherent: r.NonCoherent, Nodes: r.Nodes, OnlyCutSets: r.OnlyCutSets, Unknown: r.Unknown}
 	if f := finite(r.Frequency); f != nil && *f != 0 {
 		out.Frequency = f
 	}
@@ -94,8 +105,18 @@ const (
 func (a *FaultAnalysis) Text(w io.Writer, color bool) error {
 	t := &writer{color: color}
 	t.line("%s", t.in(bold, shorten(line("top event "+a.Top), width)))
-	t.line("  probability      %.10g (exact)", a.Probability)
-	t.line("  rare-event sum   %.10g", a.RareEventSum)
+	if a.Probability != nil {
+		t.line("  probability      %.10g (exact)", *a.Probability)
+	}
+	if a.OnlyCutSets {
+		t.wrapped("  probability      ", "                   ", "not known: the model is too large for it; the cut sets are complete up to their truncation")
+	}
+	if a.RareEventSum != nil {
+		t.line("  rare-event sum   %.10g", *a.RareEventSum)
+	}
+	if n := len(a.Unknown); n > 0 {
+		t.wrapped("  probability      ", "                   ", fmt.Sprintf("not known: %s without one, the first is %s", plural(n, "event", "events"), line(a.Unknown[0])))
+	}
 	if a.UpperBound != nil {
 		t.line("  upper bound      %.10g (1 − Π(1 − P))", *a.UpperBound)
 	}
@@ -142,13 +163,17 @@ func (t *writer) cutSets(s *CutSets) {
 	}
 	for i, set := range s.MostProbable {
 		if i == 0 {
-			t.line("\n%s", t.in(faint, "  most probable cut sets"))
+			head := "  most probable cut sets"
+			if set.Probability == nil {
+				head = "  cut sets, small ones first"
+			}
+			t.line("\n%s", t.in(faint, head))
 		}
 		if i == shownSets {
 			t.line("  and more (--json)")
 			break
 		}
-		first := "  " + right(fmt.Sprintf("%.3g", set.Probability), 10) + "  "
+		first := set.chance()
 		t.wrapped(first, strings.Repeat(" ", runes(first)), strings.Join(set.Events, ", "))
 	}
 }
@@ -189,7 +214,7 @@ func ConnectionsText(w io.Writer, list []Connection, color bool) error {
 			if i == sets {
 				break
 			}
-			first := "  " + right(fmt.Sprintf("%.3g", s.Probability), 10) + "  "
+			first := s.chance()
 			t.wrapped(t.in(faint, first), strings.Repeat(" ", runes(first)), strings.Join(s.Events, ", "))
 		}
 	}

@@ -24,6 +24,8 @@ func duration(seconds float64) string {
 	switch {
 	case abs == 0:
 		return "0"
+	case abs < 5e-7:
+		return "< 1 µs"
 	case abs < .0005:
 		return significant(seconds*1e6, 3) + " µs"
 	case abs < .9995:

@@ -80,16 +80,20 @@ func newPage(r *assess.Report) *page {
 		p.doubted[d.Input.Path] = d
 	}
 	p.keys(r)
+	widest := 0.0
+	for _, f := range r.Fixes {
+		widest = max(widest, f.Share)
+	}
 	for i, f := range r.Fixes {
 		if i > 0 && f.Share < .001 || i == 10 {
 			break
 		}
 		p.Fixes = append(p.Fixes, fixRow{line(f.Event), line(listed(f.Services, 6)), p.number(percent(f.Share), fmt.Sprintf("fix.%d.share", i+1)),
-			p.number(money(f.Saves), fmt.Sprintf("fix.%d.saves", i+1)), 100 * f.Share / r.Fixes[0].Share})
+			p.number(money(f.Saves), fmt.Sprintf("fix.%d.saves", i+1)), 100 * f.Share / widest})
 	}
 	for i := range r.Services {
 		s := &r.Services[i]
-		if moves(s) || s.Answer.Worth {
+		if moves(s) {
 			p.Moving = append(p.Moving, p.serviceCard(s))
 		} else {
 			p.Staying = append(p.Staying, p.stayRow(s))
@@ -230,13 +234,17 @@ type stayRow struct {
 	Name, Placement, Verdict string
 	Now                      outcomeRow
 	Flip                     *number
+	Never                    string // instead of Flip
 	Reasons                  []string
 	Options                  []outcomeRow
 }
 
 func (p *page) stayRow(s *assess.ServiceAnswer) stayRow {
-	row := stayRow{Name: line(s.Service), Placement: line(where(s.Now.Placement)), Verdict: line(s.Answer.Text), Now: p.outcomeRow("Today", &s.Now, s.Wanted), Options: p.options(s)}
-	if s.Answer.Flip != nil {
+	row := stayRow{Name: line(s.Service), Placement: line(where(s.Now.Placement)), Verdict: line(s.Answer.Text), Now: p.outcomeRow("Today", &s.Now, s.Wanted), Options: p.options(s), Never: "never"}
+	switch {
+	case s.Answer.Worth:
+		row.Never, row.Verdict = settled, "By itself: "+row.Verdict+" The roadmap's other steps leave too little to gain."
+	case s.Answer.Flip != nil:
 		n := p.number(money(s.Answer.Flip.V), s.Answer.Flip.ID)
 		row.Flip = &n
 	}

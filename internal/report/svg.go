@@ -19,7 +19,9 @@ type canvas struct {
 // letter is about how wide a letter of a chart's text is.
 const letter = 6.3
 
-func textWidth(s string) float64 { return letter * float64(runes(s)) }
+func textWidth(s string) float64 {
+	return letter * (float64(runes(s)) + .7*float64(strings.Count(s, "M"))) // the one wide letter of amounts
+}
 
 func newCanvas(w, h, left, right, top, bottom float64) *canvas {
 	return &canvas{w: w, h: h, left: left, right: w - right, top: top, bottom: h - bottom}

@@ -151,21 +151,18 @@ func (t *writer) moving(r *assess.Report) {
 	title := false
 	for i := range r.Services {
 		s := &r.Services[i]
-		if !moves(s) && !s.Answer.Worth {
+		if !moves(s) {
 			continue
 		}
 		if !title {
-			t.title("Services that deserve more")
+			t.title("Services that deserve another way of running")
 			t.line("%s", t.in(faint, serviceColumns("", "available", "down/yr", "RTO p95", "RPO p95", "loss/yr", "cost/mo")))
 			title = true
 		}
 		net := ""
 		option := chosen(s)
-		switch {
-		case option != nil:
+		if net = "taken along"; option != nil {
 			net = "net " + signed(option.Net.V) + " a year"
-		case moves(s):
-			net = "taken along"
 		}
 		t.line("%s%s", t.in(bold, left(line(s.Service), 55)), right(net, 22))
 		t.wrapped("  ", "    ", where(s.Now.Placement)+" → "+where(s.Proposed.Placement))
@@ -181,7 +178,7 @@ func (t *writer) moving(r *assess.Report) {
 			t.wrapped("  ", "    ", "on its own: "+s.Answer.Text)
 		}
 		if s.Answer.Worth && s.Answer.Flip != nil {
-			t.line("  not worth it below %s %s of revenue a minute; for %s", money(s.Answer.Flip.V), line(r.Currency), line(s.Answer.Purpose))
+			t.wrapped("  ", "    ", fmt.Sprintf("not worth it below %s %s of revenue a minute; for %s", money(s.Answer.Flip.V), line(r.Currency), line(s.Answer.Purpose)))
 		}
 		for _, reason := range s.Answer.Reasons {
 			if s.Answer.Worth {
@@ -242,11 +239,14 @@ func agreement(r *assess.Report) string {
 	return line(text + ".")
 }
 
+// settled is said of what would deserve another way by itself, but not behind the roadmap's steps.
+const settled = "other steps do"
+
 func (t *writer) staying(r *assess.Report) {
 	title := false
 	for i := range r.Services {
 		s := &r.Services[i]
-		if moves(s) || s.Answer.Worth {
+		if moves(s) {
 			continue
 		}
 		if !title {
@@ -255,14 +255,18 @@ func (t *writer) staying(r *assess.Report) {
 			title = true
 		}
 		flip := "at no revenue"
-		if s.Answer.Flip != nil {
+		switch {
+		case s.Answer.Worth:
+			flip = settled
+		case s.Answer.Flip != nil:
 			flip = money(s.Answer.Flip.V)
 		}
 		t.line("  %s%s%s%s%s", left(line(s.Service), 22), right(share(s.Now.Availability.Share.V), 12), right(money(s.Now.Money.Loss.V), 10), right(money(s.Now.Money.Month.V), 10), right(flip, 24))
 		for _, refusal := range s.Now.Impossible {
 			t.wrapped("    "+t.in(red, "today: "), "    ", refusal.Text)
 		}
-		if len(s.Answer.Reasons) > 0 {
+		// Why a way is out matters where none is left, or where more is wanted than there is.
+		if len(s.Answer.Reasons) > 0 && (s.Answer.Flip == nil || wants(s.Wanted) != [3]string{}) {
 			t.wrapped("    ", "    ", s.Answer.Reasons[0])
 		}
 	}

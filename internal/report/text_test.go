@@ -38,7 +38,7 @@ func TestText_FitsEightyColumns(t *testing.T) {
 				t.Errorf("%s: %d columns: %s", name, runes(l), l)
 			}
 		}
-		for _, want := range []string{"Mend first", "Services that deserve more", "Not worth it", "it stops here", "disaster recovery or capacity", "flips the verdict on"} {
+		for _, want := range []string{"Mend first", "Services that deserve another way of running", "Not worth it", "it stops here", "disaster recovery or capacity", "flips the verdict on"} {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("%s says nothing of %q", name, want)
 			}
@@ -62,7 +62,7 @@ func TestExplain(t *testing.T) {
 		"shop.backup-restore.net":  {"getting there"},
 		"shop.warm-standby.rto":    {"promote"},
 		"shop.flip":                {"revenue"},
-		"fix.1.saves":              {"Birnbaum"},
+		"fix.1.saves":              {"computed anew"},
 		"plan.1.downtime":          {"today"},
 		"shop.proposed.structural": {"exact"},
 	} {

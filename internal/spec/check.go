@@ -413,6 +413,7 @@ func (c *checker) policies() {
 	if p.Failover.PerHour < 0 {
 		c.add(at("policies", "failover", "per_hour"), "", "per_hour is negative")
 	}
+	c.onQuorumLoss(p.Failover)
 	if modes := []string{FailoverAutomatic, FailoverObserve, FailoverManual}; p.Failover.Mode != "" && !slices.Contains(modes, p.Failover.Mode) {
 		c.add(at("policies", "failover", "mode"), "write automatic, observe or manual", "failover mode %q does not exist", p.Failover.Mode)
 	}
@@ -432,5 +433,36 @@ func (c *checker) policies() {
 	if hold, sw := s.Policies.Hold.MaxTime, s.Policies.Switch; hold < sw.DrainBound+sw.FenceBound {
 		c.add(at("policies", "hold", "max_time"), "requests would fail while a switch is within its bounds",
 			"hold max_time %v is shorter than drain_bound + fence_bound %v", hold, sw.DrainBound+sw.FenceBound)
+	}
+}
+
+// onQuorumLoss: promises need somebody whose loss does not take the store along, and keeping forbids automatic failovers.
+func (c *checker) onQuorumLoss(f FailoverPolicy) {
+	where := at("policies", "failover", "on_quorum_loss")
+	full, members := 0, 0
+	for _, s := range c.Sites {
+		if s != nil && !s.Witness {
+			full++
+		}
+		if s != nil && s.Store != nil {
+			members++
+		}
+	}
+	switch f.OnQuorumLoss {
+	case "", QuorumStop:
+	case QuorumPromise:
+		if full < 2 {
+			c.add(where, "write stop", "one full site has nobody to promise it anything")
+		} else if full == 2 && members == 2 {
+			c.add(where, "add a witness in a third failure domain, or write stop or keep",
+				"two sites without a witness lose the store with either of them, and then cannot promise each other anything")
+		}
+	case QuorumKeep:
+		if f.Mode == FailoverAutomatic {
+			c.add(where, "write mode: observe or manual beside it, or on_quorum_loss: promise",
+				"a site that keeps accepting writes without the store must not be taken over automatically: both would write")
+		}
+	default:
+		c.add(where, "write stop, promise or keep", "on_quorum_loss %q does not exist", f.OnQuorumLoss)
 	}
 }

@@ -53,6 +53,7 @@ func (s *Spec) setPolicyDefaults() {
 	}
 	orDefault(&p.Failover.MaxLoss, 30*time.Second)
 	orDefault(&p.Failover.PerHour, 3)
+	orDefault(&p.Failover.OnQuorumLoss, QuorumStop)
 	orDefault(&p.Failover.VetoBound, 3*p.Lease.Duration)
 	orDefault(&p.Hold.MaxTime, 15*time.Second)
 	orDefault(&p.Hold.MaxPerBucket, 1000)

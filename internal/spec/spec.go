@@ -143,13 +143,21 @@ const (
 	FailoverManual    = "manual"    // operators only
 )
 
+// What a site does while it does not reach the store's quorum.
+const (
+	QuorumStop    = "stop"
+	QuorumPromise = "promise"
+	QuorumKeep    = "keep"
+)
+
 // FailoverPolicy says when another site takes over from one that is lost, and when it does not by itself.
 type FailoverPolicy struct {
-	Mode      string         `yaml:"mode,omitempty" json:"mode,omitempty"`             // automatic, observe (default) or manual
-	QuietTime *time.Duration `yaml:"quiet_time,omitempty" json:"quiet_time,omitempty"` // no automatic failover of a bucket so soon after its last; default 10m, 0 is off
-	MaxLoss   time.Duration  `yaml:"max_loss,omitempty" json:"max_loss,omitempty"`     // automatic only if at most so much of the lost site's time is missing, as estimated; default 30s
-	PerHour   int            `yaml:"per_hour,omitempty" json:"per_hour,omitempty"`     // automatic failovers in any hour, in the whole deployment; default 3
-	VetoBound time.Duration  `yaml:"veto_bound,omitempty" json:"veto_bound,omitempty"` // a site that says over its link that it serves puts a failover off for at most this long; default 3 leases
+	Mode         string         `yaml:"mode,omitempty" json:"mode,omitempty"`                     // automatic, observe (default) or manual
+	QuietTime    *time.Duration `yaml:"quiet_time,omitempty" json:"quiet_time,omitempty"`         // no automatic failover of a bucket so soon after its last; default 10m, 0 is off
+	MaxLoss      time.Duration  `yaml:"max_loss,omitempty" json:"max_loss,omitempty"`             // automatic only if at most so much of the lost site's time is missing, as estimated; default 30s
+	PerHour      int            `yaml:"per_hour,omitempty" json:"per_hour,omitempty"`             // automatic failovers in any hour, in the whole deployment; default 3
+	OnQuorumLoss string         `yaml:"on_quorum_loss,omitempty" json:"on_quorum_loss,omitempty"` // while a site does not reach the store's quorum: stop (default) its writes; promise: go on as long as every other full site promises not to take over; keep: go on, and never fail over automatically
+	VetoBound    time.Duration  `yaml:"veto_bound,omitempty" json:"veto_bound,omitempty"`         // a site that says over its link that it serves puts a failover off for at most this long; default 3 leases
 }
 
 // LeasePolicy: D and W of docs/ownership.

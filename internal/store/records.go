@@ -44,6 +44,11 @@ type Lease struct {
 	// Released says that the holder has ended in good order. Another agent of the same site may take the record at
 	// once; to everybody else the lease still runs for Duration.
 	Released bool
+	// Asks are the sites, separated by commas, whose promises extend the lease while the store does not answer: only they
+	// may take over, because only they know what they have promised. Keeps says that the site goes on without the store and
+	// without promises: nobody can conclude that it has ended.
+	Asks  string
+	Keeps bool
 }
 
 // leaseRecord is the stored form of a Lease; durations are whole milliseconds.
@@ -59,6 +64,8 @@ type leaseRecord struct {
 	Revoked    bool            `json:"revoked,omitempty"`
 	RevokedBy  topo.HandoverID `json:"revoked_by,omitempty"`
 	Released   bool            `json:"released,omitempty"`
+	Asks       string          `json:"asks,omitempty"`
+	Keeps      bool            `json:"keeps,omitempty"`
 }
 
 func (l Lease) encode() ([]byte, error) {
@@ -70,7 +77,7 @@ func (l Lease) encode() ([]byte, error) {
 	}
 	return json.Marshal(leaseRecord{
 		l.Holder, l.Sequence, l.Duration.Milliseconds(), l.Database, l.Beat, l.Rebuild,
-		l.Generation, l.Version, l.Revoked, l.RevokedBy, l.Released,
+		l.Generation, l.Version, l.Revoked, l.RevokedBy, l.Released, l.Asks, l.Keeps,
 	})
 }
 
@@ -85,7 +92,7 @@ func decodeLease(body []byte) (Lease, error) {
 	}
 	return Lease{
 		r.Holder, r.Sequence, time.Duration(r.DurationMS) * time.Millisecond, r.Database, r.Beat, r.Rebuild,
-		r.Generation, r.Version, r.Revoked, r.RevokedBy, r.Released,
+		r.Generation, r.Version, r.Revoked, r.RevokedBy, r.Released, r.Asks, r.Keeps,
 	}, nil
 }
 

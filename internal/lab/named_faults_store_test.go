@@ -1,0 +1,119 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/spec"
+	"github.com/atollhq/atoll/topo"
+)
+
+// The whole store is dead for two minutes. By promises of each other three sites go on writing, and nobody takes over
+// from anybody. Then a site dies, too: the two that are left stop, because one that could take over from them promises
+// nothing any more, and none of them takes over before the store answers again; then one does.
+func TestStoreGoneForTwoMinutes(t *testing.T) {
+	if os.Getenv("ATOLL_FAULTS") == "" {
+		t.Skip("plays on real sites under load and wants the machine to itself: make test-faults RUN=TestStoreGoneForTwoMinutes")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	defer cancel()
+	w := newPromisingWorld(ctx, t)
+	stores := []string{"a/store", "b/store", "c/store"}
+	w.must(w.startLoad(ctx))
+	w.eventually(ctx, "the load is answered", func() bool { return w.answered() > 50 })
+
+	gone := time.Now()
+	w.must(w.d.Processes.KillAll(stores))
+	w.must(rest(ctx, 2*time.Minute))
+	died := time.Now()
+	ops, err := readHistoryOf(w.historyFile())
+	w.must(err)
+	for _, site := range w.opts.Sites {
+		last, widest, n := gone, time.Duration(0), 0
+		for _, o := range ops {
+			at := time.UnixMicro(o.ReturnedUS)
+			if o.Write && o.Outcome == OK && o.Site == site && at.After(gone) && at.Before(died) {
+				widest, last, n = max(widest, at.Sub(last)), at, n+1
+			}
+		}
+		widest = max(widest, died.Sub(last))
+		t.Logf("%s: %d writes without the store; the longest time without one was %v", site, n, widest.Round(time.Millisecond))
+		if widest > 20*time.Second { // a twelfth of the load's writes go there every second
+			t.Errorf("writes at %s did not go on", site)
+		}
+	}
+
+	w.must(w.d.killSite("c"))
+	w.must(rest(ctx, w.leases(4)))
+	for _, site := range []topo.SiteID{"a", "b"} {
+		said, err := w.d.Atoll(ctx, "explain", "--at", string(site))
+		t.Logf("%s explains (%v):\n%s", site, err, said)
+	}
+	back := time.Now()
+	for _, name := range stores[:2] {
+		w.must(w.d.Processes.Restart(name))
+	}
+	w.eventually(ctx, "c is taken over", func() bool {
+		st, err := w.d.status(ctx, "a")
+		if err != nil {
+			return false
+		}
+		return slices.ContainsFunc(st.Ownership.Unsettled, func(u api.UnsettledStatus) bool { return u.Site == "c" })
+	})
+	st, err := w.d.status(ctx, "a")
+	w.must(err)
+	for _, h := range st.Handovers {
+		if h.Kind != failoverKind {
+			continue
+		}
+		if len(h.Steps) == 0 || h.Steps[0].At.Before(back) || h.From != "c" {
+			t.Errorf("failover %s from %s at %v; the store was back at %v", h.ID, h.From, h.Steps, back)
+		}
+	}
+	w.must(w.recover(ctx))
+	w.must(w.stopLoad(ctx))
+	w.must(w.quiesce(ctx))
+	w.judge(ctx)
+}
+
+// newPromisingWorld is three full sites whose stores vote alone, each with some of the users.
+func newPromisingWorld(ctx context.Context, t *testing.T) *faultWorld {
+	t.Helper()
+	dir, binaries, err := buildBinaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	o := DemoOptions{Options: Options{Atoll: binaries.atoll, Tickets: binaries.tickets, Sites: []topo.SiteID{"a", "b", "c"}, NoWitness: true, Gateways: 1, Buckets: 64,
+		Shape: Shape{Customers: 200, Seats: 20000, Events: 4}}, Rate: faultRate, Out: dir}
+	o.setDefaults()
+	o.reshape = func(s *spec.Spec) { s.Policies.Failover.OnQuorumLoss = spec.QuorumPromise }
+	w := &faultWorld{demo: &demo{opts: o, screen: newScreen(io.Discard), began: time.Now()}, t: t}
+	w.d, err = Build(ctx, o.Options, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			w.logTails()
+		}
+		if err := w.d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.opts.Options = w.d.opts
+	w.must(w.d.awaitHealthy(ctx))
+	for to, buckets := range map[topo.SiteID]string{"b": "16-31", "c": "32-63"} {
+		w.eventually(ctx, fmt.Sprintf("buckets %s are at %s", buckets, to), func() bool {
+			_, err := w.d.Atoll(ctx, "switch", "--keyspace", string(users), "--buckets", buckets, "--to", string(to))
+			return err == nil || w.ownedBy(ctx, to).Len() >= 16
+		})
+	}
+	return w
+}
