@@ -126,11 +126,11 @@ func readHoldsFrom(gateway, log string, offset int64) ([]Hold, error) {
 // schedule knows only what it did; that a failover excuses nothing but what happened while it was under way is the
 // checks' affair.
 func (r *random) noteHandovers(ctx context.Context, e *episode, ev *evidence) error {
-	st, err := r.d.status(ctx, r.opts.Sites[0])
+	newest, err := r.d.handovers(ctx, r.opts.Sites[0])
 	if err != nil {
 		return err
 	}
-	for _, h := range slices.Backward(st.Handovers) { // oldest first
+	for _, h := range slices.Backward(newest) { // oldest first
 		if len(h.Steps) == 0 || h.Steps[0].At.Before(e.began) {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/topo"
 )
@@ -88,6 +89,24 @@ func (d *Deployment) unsettled(ctx context.Context) string {
 		}
 	}
 	return ""
+}
+
+// mostHandovers are more than an episode makes.
+const mostHandovers = 200
+
+// handovers asks a site's agent for the newest records.
+func (d *Deployment) handovers(ctx context.Context, at topo.SiteID) ([]api.Handover, error) {
+	id, err := pki.Load(d.Spec.PKI, "operator-"+operatorName)
+	if err != nil {
+		return nil, err
+	}
+	c := api.NewSiteClient([]string{d.at[at].api}, id.ClientTLS(at), nil)
+	defer c.Close()
+	out, err := c.Handovers(ctx, mostHandovers)
+	if err != nil {
+		return nil, fmt.Errorf("lab: handovers, by site %s: %w", at, err)
+	}
+	return out, nil
 }
 
 // preparedName begins the names of the lab's prepared transactions.
