@@ -173,7 +173,7 @@ func checkMarkerArrived(c *Check, s slot, rows []*EpochRow, from, to *window) {
 
 type rowOp struct{ table, row, op string }
 
-// checkApplied compares by count per row and operation: the applier does to a row what its origin did, in order.
+// checkApplied compares by count per origin, row and operation: the applier does to a row what its origin did, in order.
 func checkApplied(c *Check, s slot, to *window, born, applied []*Change) int {
 	first := to.open
 	for _, ch := range born {
@@ -182,21 +182,26 @@ func checkApplied(c *Check, s slot, to *window, born, applied []*Change) int {
 			break
 		}
 	}
-	missing, last := map[rowOp]int{}, map[rowOp]*Change{}
+	type from struct {
+		born topo.SiteID
+		op   rowOp
+	}
+	missing, last := map[from]int{}, map[from]*Change{}
 	n := 0
 	for _, ch := range born {
 		if ch.Database != to.site && ch.At.Before(to.open) {
-			missing[rowOp{ch.Table, ch.Row, ch.Op}]++
-			last[rowOp{ch.Table, ch.Row, ch.Op}] = ch
+			k := from{ch.Database, opOf(ch)}
+			missing[k]++
+			last[k] = ch
 			n++
 		}
 	}
 	for _, ch := range applied {
 		if ch.Database == to.site && ch.At.Before(first) {
-			missing[rowOp{ch.Table, ch.Row, ch.Op}]--
+			missing[from{ch.Origin, opOf(ch)}]--
 		}
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(missing), func(a, b rowOp) int { return strings.Compare(a.table+a.row+a.op, b.table+b.row+b.op) }) {
+	for _, k := range slices.SortedFunc(maps.Keys(missing), func(a, b from) int { return cmp.Or(strings.Compare(string(a.born), string(b.born)), compareOps(a.op, b.op)) }) {
 		if missing[k] > 0 {
 			c.found("bucket %s: %s committed at epoch %d at %s without having applied %s", s, to.site, to.epoch, clock(first), last[k])
 		}

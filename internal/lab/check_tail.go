@@ -42,6 +42,7 @@ func checkOrdinary(c *Check, e Evidence, tail tails) {
 	type at struct {
 		slot slot
 		op   rowOp
+		born topo.SiteID
 	}
 	taken, sites := takenDecisions(e.Conflicts), map[topo.SiteID]bool{}
 	for i := range e.Changes {
@@ -52,9 +53,9 @@ func checkOrdinary(c *Check, e Evidence, tail tails) {
 		for i := range e.Changes {
 			ch := &e.Changes[i]
 			s, _ := changeSlot(ch)
-			switch k := (at{s, opOf(ch)}); {
+			switch k := (at{s, opOf(ch), ch.Database}); {
 			case ch.Applied && ch.Database == site:
-				surplus[k]++
+				surplus[at{s, opOf(ch), ch.Origin}]++
 			case ch.Applied || ch.Database == site || tail.has(ch) || ch.Decided && taken[transaction{ch.Database, ch.XID}] == site:
 			default:
 				surplus[k]--
@@ -62,7 +63,7 @@ func checkOrdinary(c *Check, e Evidence, tail tails) {
 		}
 		for _, ch := range tail.inOrder() {
 			s, _ := changeSlot(ch)
-			if k := (at{s, opOf(ch)}); ch.Database != site && surplus[k] > 0 {
+			if k := (at{s, opOf(ch), ch.Database}); ch.Database != site && surplus[k] > 0 {
 				surplus[k]--
 				opener := "it"
 				if site != tail[ch].Taker {

@@ -50,6 +50,7 @@ func (c *Check) found(format string, args ...any) {
 type Change struct {
 	Database topo.SiteID // where it was committed
 	Applied  bool        // by the applier: it was born at another site
+	Origin   topo.SiteID // if it was applied: where it was born
 	Decided  bool        // by Atoll on its own account: what becomes of a stale change, or a copy; no application's write
 	XID      uint32
 	Table    string

@@ -107,7 +107,7 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 		byName[t.name] = t
 	}
 	var e Evidence
-	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, decided, tbl, op, key, pk, CASE WHEN applied THEN at ELSE pg_xact_commit_timestamp(xid) END FROM lab.change ORDER BY seq`)
+	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, origin, decided, tbl, op, key, pk, CASE WHEN applied THEN at ELSE pg_xact_commit_timestamp(xid) END FROM lab.change ORDER BY seq`)
 	if err != nil {
 		return e, fmt.Errorf("lab: evidence of %s: %w", site, err)
 	}
@@ -118,7 +118,7 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 		at      *time.Time
 		noTimes int
 	)
-	_, err = pgx.ForEachRow(rows, []any{&xid, &c.Applied, &c.Decided, &c.Table, &c.Op, &key, &c.Row, &at}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&xid, &c.Applied, &c.Origin, &c.Decided, &c.Table, &c.Op, &key, &c.Row, &at}, func() error {
 		if at == nil {
 			noTimes++
 			return nil

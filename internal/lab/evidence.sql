@@ -10,6 +10,7 @@ CREATE TABLE lab.change (
     xid     xid NOT NULL DEFAULT pg_current_xact_id()::xid,
     at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     applied boolean NOT NULL,            -- by the applier
+    origin  text NOT NULL,               -- applied: the site where it was committed; else ''
     decided boolean NOT NULL,            -- by the agent's role outside replication: Atoll decides about a stale change
     tbl     text NOT NULL,
     op      text NOT NULL,
@@ -36,6 +37,7 @@ DECLARE
     o jsonb; n jsonb; pk text := ''; key text := ''; was text;
     by_agent boolean := session_user = TG_ARGV[0];
     by_applier boolean := by_agent AND pg_replication_origin_session_is_setup();
+    origin text := CASE WHEN by_applier THEN coalesce(substring(current_setting('application_name') FROM '^atoll apply from (.*)$'), '?') ELSE '' END;
 BEGIN
     IF TG_OP <> 'INSERT' THEN o := to_jsonb(OLD); END IF;
     IF TG_OP <> 'DELETE' THEN n := to_jsonb(NEW); END IF;
@@ -46,10 +48,10 @@ BEGIN
         key := coalesce(n, o) ->> TG_ARGV[1];
         was := o ->> TG_ARGV[1];
         IF was <> key THEN -- a row that changes its key is written in two buckets
-            INSERT INTO lab.change (applied, decided, tbl, op, key, pk) VALUES (by_applier, by_agent AND NOT by_applier, TG_TABLE_NAME, TG_OP, was, pk);
+            INSERT INTO lab.change (applied, origin, decided, tbl, op, key, pk) VALUES (by_applier, origin, by_agent AND NOT by_applier, TG_TABLE_NAME, TG_OP, was, pk);
         END IF;
     END IF;
-    INSERT INTO lab.change (applied, decided, tbl, op, key, pk) VALUES (by_applier, by_agent AND NOT by_applier, TG_TABLE_NAME, TG_OP, coalesce(key, ''), pk);
+    INSERT INTO lab.change (applied, origin, decided, tbl, op, key, pk) VALUES (by_applier, origin, by_agent AND NOT by_applier, TG_TABLE_NAME, TG_OP, coalesce(key, ''), pk);
     RETURN NULL;
 END $$;
 

@@ -20,7 +20,12 @@ func witnessed(t *testing.T) (db *pgx.Conn, role func(string) *pgx.Conn) {
 	server := pgserver.Shared(t)
 	name := server.Database(t)
 	connect := func(user string) *pgx.Conn {
-		c, err := pgx.Connect(t.Context(), server.DSN(user, name))
+		config, err := pgx.ParseConfig(server.DSN(user, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.RuntimeParams["application_name"] = map[string]string{"lab_applier": "atoll apply from b"}[user]
+		c, err := pgx.ConnectConfig(t.Context(), config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,9 +75,9 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	by := map[bool]map[bool]string{true: {false: "applied"}, false: {false: "born", true: "decided"}}
+	by := map[bool]map[bool]string{true: {false: "applied from "}, false: {false: "born", true: "decided"}}
 	for _, c := range e.Changes {
-		got = append(got, strings.Join([]string{c.Op, c.Table, c.Row, slot{c.Keyspace, c.Bucket}.String(), by[c.Applied][c.Decided]}, " "))
+		got = append(got, strings.Join([]string{c.Op, c.Table, c.Row, slot{c.Keyspace, c.Bucket}.String(), by[c.Applied][c.Decided] + string(c.Origin)}, " "))
 		if c.At.Before(before.Add(-time.Second)) || c.At.After(time.Now().Add(time.Second)) || c.Database != "a" {
 			t.Errorf("commit of %v at %v", c, c.At)
 		}
@@ -82,7 +87,7 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 		"INSERT orders " + ada + "/" + order1 + " " + adas + " born",
 		"UPDATE orders " + bob + "/" + order1 + " " + adas + " born",
 		"UPDATE orders " + bob + "/" + order1 + " " + bobs + " born",
-		"INSERT seats 3 catalog/0 decided", "INSERT seats 2 catalog/0 applied", "DELETE seats 2 catalog/0 applied",
+		"INSERT seats 3 catalog/0 decided", "INSERT seats 2 catalog/0 applied from b", "DELETE seats 2 catalog/0 applied from b",
 	}
 	if strings.Join(got, "\n") != strings.Join(wanted, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(wanted, "\n"))

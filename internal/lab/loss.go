@@ -112,7 +112,7 @@ func (t tails) collect(l *Loss, changes []*Change, by *window) {
 	opened := by.open
 	had := map[rowOp]int{}
 	for _, c := range changes {
-		if c.Applied && c.Database == by.site && c.At.Before(opened) {
+		if c.Applied && c.Database == by.site && c.Origin == l.Lost && c.At.Before(opened) {
 			had[opOf(c)]++
 		}
 	}
