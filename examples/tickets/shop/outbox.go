@@ -88,7 +88,7 @@ func (s *Shop) scan(ctx context.Context, found chan<- job) {
 			}
 			continue
 		}
-		for _, j := range jobs {
+		for _, j := range s.elsewhere.due(jobs, time.Now()) {
 			select {
 			case <-ctx.Done():
 				return
@@ -117,7 +117,11 @@ func (s *Shop) deliver(ctx context.Context, j job) {
 	if err == nil {
 		err = s.say(ctx, j)
 	}
-	if _, elsewhere := fenced(err); err == nil || elsewhere || errors.Is(err, errClaimed) {
+	if _, elsewhere := fenced(err); elsewhere {
+		s.elsewhere.refused(j.ID, time.Now())
+		return
+	}
+	if err == nil || errors.Is(err, errClaimed) {
 		return // done, or another's to do
 	}
 	s.Log.Warn("outbox row stays open", "kind", j.Kind, "order", j.Order, "customer", j.Customer, "err", err)

@@ -50,6 +50,8 @@ type Shop struct {
 	page *template.Template
 	http *http.Client
 	fast chan job // orders that were just committed here; the scan finds what does not fit
+
+	elsewhere elsewhere // rows of the outbox that the fence refused
 }
 
 // New checks the configuration.
