@@ -137,6 +137,11 @@ type Deployment struct {
 	poolers   map[topo.SiteID]*pgserver.Pooler // nil without
 	deaths    chan string                      // names of processes that ended by themselves
 	closing   sync.Once
+
+	watch struct { // what lags looks with
+		sync.Mutex
+		conns map[topo.SiteID]*pgx.Conn
+	}
 }
 
 // buildStep is one step of building a deployment.
@@ -200,6 +205,9 @@ func (d *Deployment) Close() (err error) {
 	d.closing.Do(func() {
 		if d.Processes != nil {
 			err = errors.Join(err, d.Processes.Close())
+		}
+		for _, db := range d.watch.conns {
+			_ = db.Close(context.Background()) // its server is about to end
 		}
 		for _, site := range d.opts.Sites {
 			if s := d.databases[site]; s != nil {

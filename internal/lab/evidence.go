@@ -56,16 +56,56 @@ func installEvidence(ctx context.Context, db *pgx.Conn, tables []watchedTable, a
 			if err != nil {
 				return err
 			}
-			args := append([]string{agent, t.key}, columns...)
-			for i, a := range args {
-				args[i] = "'" + strings.ReplaceAll(a, "'", "''") + "'"
+			note := pgx.Identifier{"lab", "note_" + t.schema + "_" + t.name}.Sanitize() + "()"
+			if _, err := tx.Exec(ctx, noteChange(note, t, columns, agent)); err != nil {
+				return fmt.Errorf("lab: witness of %s: %w", t.ident(), err)
 			}
-			if err := alwaysTrigger(ctx, tx, t.ident(), "INSERT OR UPDATE OR DELETE", "lab.note_change("+strings.Join(args, ", ")+")"); err != nil {
+			if err := alwaysTrigger(ctx, tx, t.ident(), "INSERT OR UPDATE OR DELETE", note); err != nil {
 				return err
 			}
 		}
 		return alwaysTrigger(ctx, tx, "atoll.bucket", "INSERT OR UPDATE", "lab.note_epoch()")
 	})
+}
+
+// noteChange is a trigger function that records a table's changes. It is written out per table, and not a general one,
+// because it runs for every row at every site, and is not to be what a site spends its time on. A row that changes its
+// key is written in two buckets.
+func noteChange(name string, t watchedTable, primary []string, agent string) string {
+	of := func(row string) (pk, key string) {
+		var parts []string
+		for _, c := range primary {
+			parts = append(parts, row+"."+pgx.Identifier{c}.Sanitize()+"::text")
+		}
+		key = "''"
+		if t.key != "" {
+			key = row + "." + pgx.Identifier{t.key}.Sanitize() + "::text"
+		}
+		return strings.Join(parts, " || '/' || "), key
+	}
+	newPK, newKey := of("NEW")
+	oldPK, oldKey := of("OLD")
+	const insert = `INSERT INTO lab.change (applied, origin, decided, tbl, op, key, pk) VALUES (by_applier, origin, by_agent AND NOT by_applier, TG_TABLE_NAME, TG_OP, `
+	return `CREATE FUNCTION ` + name + ` RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    by_agent boolean := session_user = '` + strings.ReplaceAll(agent, "'", "''") + `';
+    by_applier boolean := false;
+    origin text := '';
+BEGIN
+    IF by_agent AND lab.applies() THEN
+        by_applier := true;
+        origin := coalesce(substring(current_setting('application_name') FROM '^atoll apply from (.*)$'), '?');
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        ` + insert + oldKey + `, ` + oldPK + `);
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'UPDATE' AND ` + oldKey + ` <> ` + newKey + ` THEN
+        ` + insert + oldKey + `, ` + newPK + `);
+    END IF;
+    ` + insert + newKey + `, ` + newPK + `);
+    RETURN NULL;
+END $$`
 }
 
 func alwaysTrigger(ctx context.Context, tx pgx.Tx, table, events, call string) error {

@@ -31,29 +31,12 @@ CREATE TABLE lab.epoch (
     handover text NOT NULL
 );
 
--- Arguments: the agent's role, the key column or '', the columns of the primary key.
-CREATE FUNCTION lab.note_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
-DECLARE
-    o jsonb; n jsonb; pk text := ''; key text := ''; was text;
-    by_agent boolean := session_user = TG_ARGV[0];
-    by_applier boolean := by_agent AND pg_replication_origin_session_is_setup();
-    origin text := CASE WHEN by_applier THEN coalesce(substring(current_setting('application_name') FROM '^atoll apply from (.*)$'), '?') ELSE '' END;
-BEGIN
-    IF TG_OP <> 'INSERT' THEN o := to_jsonb(OLD); END IF;
-    IF TG_OP <> 'DELETE' THEN n := to_jsonb(NEW); END IF;
-    FOR i IN 2 .. TG_NARGS - 1 LOOP
-        pk := pk || CASE WHEN i > 2 THEN '/' ELSE '' END || (coalesce(n, o) ->> TG_ARGV[i]);
-    END LOOP;
-    IF TG_ARGV[1] <> '' THEN
-        key := coalesce(n, o) ->> TG_ARGV[1];
-        was := o ->> TG_ARGV[1];
-        IF was <> key THEN -- a row that changes its key is written in two buckets
-            INSERT INTO lab.change (applied, origin, decided, tbl, op, key, pk) VALUES (by_applier, origin, by_agent AND NOT by_applier, TG_TABLE_NAME, TG_OP, was, pk);
-        END IF;
-    END IF;
-    INSERT INTO lab.change (applied, origin, decided, tbl, op, key, pk) VALUES (by_applier, origin, by_agent AND NOT by_applier, TG_TABLE_NAME, TG_OP, coalesce(key, ''), pk);
-    RETURN NULL;
-END $$;
+-- Tells whether the session is an applier's; the agent's role may not ask by itself.
+CREATE FUNCTION lab.applies() RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN pg_replication_origin_session_is_setup(); END';
+
+-- Everybody's sessions write it by their triggers.
+GRANT USAGE ON SCHEMA lab TO PUBLIC;
+GRANT INSERT ON lab.change TO PUBLIC;
 
 CREATE FUNCTION lab.note_epoch() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -19,9 +20,14 @@ type lag struct {
 // lags measures every site. What a site has of another is told by the commit time of what it took last; a count of
 // rows would stay wrong for ever where a stale change was decided and not applied.
 func (d *Deployment) lags(ctx context.Context) (map[topo.SiteID]lag, error) {
+	d.watch.Lock()
+	defer d.watch.Unlock()
+	if d.watch.conns == nil {
+		d.watch.conns = map[topo.SiteID]*pgx.Conn{}
+	}
 	has := map[Way]time.Time{} // From's changes at To
 	for _, site := range d.opts.Sites {
-		err := d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+		err := d.onWatched(ctx, site, func(db *pgx.Conn) error {
 			var origin topo.SiteID
 			var at *time.Time
 			return eachRow(ctx, db, `SELECT origin, committed_at FROM atoll.progress`, []any{&origin, &at}, func() error {
@@ -37,7 +43,7 @@ func (d *Deployment) lags(ctx context.Context) (map[topo.SiteID]lag, error) {
 	}
 	out := map[topo.SiteID]lag{}
 	for _, site := range d.opts.Sites {
-		err := d.onDatabase(ctx, site, func(db *pgx.Conn) error {
+		err := d.onWatched(ctx, site, func(db *pgx.Conn) error {
 			for _, other := range d.opts.Sites {
 				if other == site {
 					continue
@@ -62,6 +68,22 @@ func (d *Deployment) lags(ctx context.Context) (map[topo.SiteID]lag, error) {
 	return out, nil
 }
 
+// onWatched is onDatabase for what looks again and again: the connection is kept. The caller holds d.watch.
+func (d *Deployment) onWatched(ctx context.Context, site topo.SiteID, f func(*pgx.Conn) error) error {
+	db := d.watch.conns[site]
+	if db == nil || db.Ping(ctx) != nil {
+		var err error
+		if db, err = pgx.Connect(ctx, d.databases[site].DSN(pgserver.Superuser, database)); err != nil {
+			return fmt.Errorf("database of site %s: %w", site, err)
+		}
+		d.watch.conns[site] = db
+	}
+	if err := f(db); err != nil {
+		return fmt.Errorf("database of site %s: %w", site, err)
+	}
+	return nil
+}
+
 // bornAfter counts the row changes that a database has committed itself after a moment, and says when the first of
 // them was committed. One that was written a few seconds before may have been committed behind it.
 func bornAfter(ctx context.Context, db querier, t time.Time) (n int, oldest time.Time, err error) {
@@ -74,12 +96,16 @@ func bornAfter(ctx context.Context, db querier, t time.Time) (n int, oldest time
 	return n, oldest, err
 }
 
-// display shows requests, errors and lag per site, once a second.
+// display shows requests, errors and lag per site, once a second where somebody watches.
 func (m *demo) display(ctx context.Context) error {
 	tail := historyTail{path: m.historyFile(), bySite: map[topo.SiteID]*Counts{}}
 	before := map[topo.SiteID]Counts{}
 	last := time.Now()
-	tick := time.NewTicker(time.Second)
+	interval := time.Second
+	if !m.screen.tty {
+		interval = plainEvery
+	}
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {

@@ -30,6 +30,7 @@ func Planted() []string {
 		{"lease-logged", LeaseLogged},
 		{"vector-ignored", VectorIgnored},
 		{"promise-forgotten", PromiseForgotten},
+		{"cut-ignored", CutIgnored},
 	} {
 		if p.on {
 			out = append(out, p.name)

@@ -29,9 +29,9 @@ type cutSet map[topo.KeyspaceID]map[topo.BucketID][]tailCut
 // readCuts reads an origin's cuts. A bucket's cut has had its say once the origin has closed the bucket at that epoch,
 // or has opened it at a later one: nothing of the epoch stands behind that in its stream.
 func readCuts(ctx context.Context, db queryer, origin topo.SiteID) (cutSet, error) {
-	rows, err := db.Query(ctx, `SELECT c.keyspace, c.bucket, c.epoch, c.position, c.handover, c.before FROM atoll.cut c WHERE c.origin = $1
+	rows, err := db.Query(ctx, `SELECT c.keyspace, c.bucket, c.epoch, c.position, c.handover, c.before FROM atoll.cut c WHERE c.origin = $1 AND (c.mine OR NOT $2)
 		AND NOT EXISTS (SELECT FROM atoll.bucket b WHERE (b.site, b.keyspace, b.bucket) = (c.origin, c.keyspace, c.bucket)
-			AND (b.epoch > c.epoch OR b.epoch = c.epoch AND b.state = 'closed'))`, string(origin))
+			AND (b.epoch > c.epoch OR b.epoch = c.epoch AND b.state = 'closed'))`, string(origin), plant.CutIgnored)
 	if err != nil {
 		return nil, fmt.Errorf("read atoll.cut: %w", err)
 	}
