@@ -81,7 +81,7 @@ func (l *lookout) explain(now time.Time) api.SiteExplanation {
 		}
 	}
 	if s.Blind != "" {
-		e.Reasons = append([]api.Reason{{Rule: "store", Text: fmt.Sprintf("%s; what follows is as of %s ago", s.Blind, now.Sub(s.Looked).Round(100*time.Millisecond)),
+		e.Reasons = append([]api.Reason{{Rule: "store", Text: fmt.Sprintf("what follows is as of %s ago, when the store last answered: %s", now.Sub(s.Looked).Round(100*time.Millisecond), s.Blind),
 			Hint: "without the store nobody takes over: see atoll status"}}, e.Reasons...)
 		if s.Looked.IsZero() {
 			e.Reasons[0].Text = s.Blind

@@ -354,14 +354,14 @@ func (l Lookout) Verdict(now time.Time) string {
 	switch {
 	case l.Looked.IsZero():
 		return fmt.Sprintf("%s has not been able to look at %s yet%s.", taker, lost, l.blindness())
+	case l.Blind != "" && l.RunOut(now): // whatever was seen before
+		return fmt.Sprintf("%s cannot take over from %s: the store does not answer%s.", taker, lost, l.blindness())
 	case l.Facts.Owns == 0 && l.Lease.Revoked:
 		return fmt.Sprintf("failover %s took over from %s, which owns nothing and is not back.", l.Lease.RevokedBy, lost)
 	case l.Facts.Owns == 0:
 		return fmt.Sprintf("nothing is to be done: %s.", unmet[0].Text)
 	case !l.RunOut(now):
 		return fmt.Sprintf("%s is not lost: %s%s.", lost, l.leaseText(now), l.blindness())
-	case l.Blind != "":
-		return fmt.Sprintf("%s cannot take over from %s: the store does not answer%s.", taker, lost, l.blindness())
 	case len(unmet) == 0:
 		return fmt.Sprintf("%s is about to take over from %s: %s.", taker, lost, l.leaseText(now))
 	case len(unmet) == 1 && unmet[0].Rule == RuleMode:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +27,13 @@ func TestStoreGoneForTwoMinutes(t *testing.T) {
 	w := newPromisingWorld(ctx, t)
 	stores := []string{"a/store", "b/store", "c/store"}
 	w.must(w.startLoad(ctx))
+	w.must(w.startRegisters(ctx))
 	w.eventually(ctx, "the load is answered", func() bool { return w.answered() > 50 })
+
+	w.eventually(ctx, "the others watch c", func() bool {
+		said, err := w.d.Atoll(ctx, "explain", "--site", "c")
+		return err == nil && strings.Count(string(said), "c is not lost") == 2
+	})
 
 	gone := time.Now()
 	w.must(w.d.Processes.KillAll(stores))
@@ -51,9 +58,13 @@ func TestStoreGoneForTwoMinutes(t *testing.T) {
 
 	w.must(w.d.killSite("c"))
 	w.must(rest(ctx, w.leases(4)))
-	for _, site := range []topo.SiteID{"a", "b"} {
-		said, err := w.d.Atoll(ctx, "explain", "--at", string(site))
-		t.Logf("%s explains (%v):\n%s", site, err, said)
+	said, err := w.d.Atoll(ctx, "explain", "--site", "c")
+	w.must(err)
+	t.Logf("explain --site c:\n%s", said)
+	for _, taker := range []string{"a", "b"} {
+		if want := taker + " cannot take over from c: the store does not answer"; !strings.Contains(string(said), want) {
+			t.Errorf("it does not say: %s", want)
+		}
 	}
 	back := time.Now()
 	for _, name := range stores[:2] {
