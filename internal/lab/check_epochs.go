@@ -201,7 +201,9 @@ func checkApplied(c *Check, s slot, to *window, born, applied []*Change) int {
 			missing[from{ch.Origin, opOf(ch)}]--
 		}
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(missing), func(a, b from) int { return cmp.Or(strings.Compare(string(a.born), string(b.born)), compareOps(a.op, b.op)) }) {
+	for _, k := range slices.SortedFunc(maps.Keys(missing), func(a, b from) int {
+		return cmp.Or(strings.Compare(string(a.born), string(b.born)), compareOps(a.op, b.op))
+	}) {
 		if missing[k] > 0 {
 			c.found("bucket %s: %s committed at epoch %d at %s without having applied %s", s, to.site, to.epoch, clock(first), last[k])
 		}
