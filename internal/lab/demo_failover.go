@@ -314,12 +314,12 @@ func (m *demo) awaitServing(ctx context.Context, site topo.SiteID) error {
 // startRegisters adds customers who write a value and read it back in turn, and go to another gateway when theirs does
 // not answer: the history in which a lost, doubled or old value shows.
 func (m *demo) startRegisters(context.Context) error {
-	m.screen.say("%d customers write values and read them back, at whichever gateway answers", registers)
+	m.screen.say("%d customers write values and read them back, at whichever gateway answers", m.opts.registers)
 	history, err := filepath.Abs(m.registersFile())
 	if err != nil {
 		return err
 	}
-	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", "0.1", "--clients", "1", "--registers", strconv.Itoa(registers), "--register-every", registerEvery.String(),
+	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", "0.1", "--clients", "1", "--registers", strconv.Itoa(m.opts.registers), "--register-every", registerEvery.String(),
 		"--duration", "0s", "--timeout", loadTimeout.String(), "--history", history}, m.d.shapeFlags(0)...)
 	return m.d.Processes.Start(Command{Name: registersName, Path: m.d.opts.Tickets, Args: args, Dir: m.d.Dir, Env: m.d.env("")})
 }

@@ -41,21 +41,26 @@ const (
 )
 
 // benchSeats last for the longest part: a sold-out shop would write less.
-const benchSeats = 100_000
+const benchSeats = 40_000
+
+// benchRegisters are for K4 in the part of switches. That one has the demonstration's load while it switches, and these on
+// top; the other parts have the demonstration's load while it loses sites.
+const benchRegisters = 12
 
 // benchPart is one deployment and what is measured on it.
 type benchPart struct {
-	name     string
-	lease    spec.LeasePolicy
-	store    spec.StorePolicy
-	failover bool // sites are lost; else buckets are switched
+	name      string
+	lease     spec.LeasePolicy
+	store     spec.StorePolicy
+	registers int
+	failover  bool // sites are lost; else buckets are switched
 }
 
 // benchParts are played in this order. The longer lease is the default profile, with the store's own default times.
 var benchParts = []benchPart{
-	{name: "switches", lease: fastLease, store: fastStore},
-	{name: "failovers-3", lease: fastLease, store: fastStore, failover: true},
-	{name: "failovers-10", lease: spec.LeasePolicy{Duration: 10 * time.Second, W: 2 * time.Second}, failover: true},
+	{name: "switches", lease: fastLease, store: fastStore, registers: benchRegisters},
+	{name: "failovers-3", lease: fastLease, store: fastStore, registers: registers, failover: true},
+	{name: "failovers-10", lease: spec.LeasePolicy{Duration: 10 * time.Second, W: 2 * time.Second}, registers: registers, failover: true},
 }
 
 func partNames() string {
@@ -109,6 +114,7 @@ type switchBench struct {
 	part   benchPart
 	random *rand.Rand
 	broken error // why the part ended before its time
+	waited int   // switches that were put off because a site was behind
 }
 
 // SwitchBench measures what handovers cost: pauses and holds of switches, and the time without writes and the lost
@@ -156,7 +162,7 @@ func SwitchBench(ctx context.Context, o SwitchBenchOptions) error {
 func playPart(ctx context.Context, o SwitchBenchOptions, part benchPart, s *screen) (_ *SwitchBenchPart, err error) {
 	o.Lease, o.Store = part.lease, part.store
 	b := &switchBench{opts: o, part: part, random: rand.New(rand.NewPCG(o.Seed, uint64(slices.IndexFunc(benchParts, func(p benchPart) bool { return p.name == part.name }))))}
-	b.demo = &demo{opts: DemoOptions{Options: o.Options, Rate: o.Rate, Out: filepath.Join(o.Out, benchFolder, part.name)}, screen: s, began: time.Now(),
+	b.demo = &demo{opts: DemoOptions{Options: o.Options, Rate: o.Rate, registers: part.registers, Out: filepath.Join(o.Out, benchFolder, part.name)}, screen: s, began: time.Now(),
 		loadBefore: loadAverage(), owned: map[topo.SiteID][]topo.BucketID{}}
 	if err := os.MkdirAll(b.demo.opts.Out, 0o755); err != nil {
 		return nil, fmt.Errorf("lab: folder of the part: %w", err)
@@ -179,7 +185,7 @@ func playPart(ctx context.Context, o SwitchBenchOptions, part benchPart, s *scre
 
 // play puts the load on, does the part's work, and measures. Work that breaks off is measured as far as it came.
 func (b *switchBench) play(ctx context.Context) (*SwitchBenchPart, error) {
-	for _, step := range []func(context.Context) error{b.startLoad, b.startRegisters, b.spread} {
+	for _, step := range []func(context.Context) error{b.startLoad, b.startRegisters, b.share} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 type SwitchFigures struct {
 	Switches
 	Held    Quantiles `json:"held_ms"`         // per request that a switch made wait, as the gateway says
+	Waited  int       `json:"put_off"`         // for more than a second, because a site was behind
 	GaveUp  int       `json:"gave_up"`         // requests of registers that were not answered within a second; their clients ask again
 	Slowest []Slow    `json:"slowest_buckets"` // the longest pause of each of the slowest switches
 	Run     []string  `json:"run,omitempty"`   // every switch
@@ -108,6 +109,7 @@ func (b *switchBench) check(e *evidence, p *SwitchBenchPart) []Check {
 func (b *switchBench) switchFigures(e *evidence) *SwitchFigures {
 	runs := b.of(nominal)
 	out := &SwitchFigures{Switches: b.sumUp(e, runs)}
+	out.Waited = b.waited
 	out.FailedRequests = 0 // of the whole part: nothing is broken in it, so nothing else can be at fault
 	for i := range e.ops {
 		switch o := &e.ops[i]; {

@@ -12,10 +12,52 @@ import (
 )
 
 const (
-	mostPerSwitch  = 64              // buckets
+	mostPerSwitch  = 64 // buckets
+	shareTries     = 6
 	triesPerSwitch = 2               // in all at most so many times the switches that are wanted
 	afterTakeover  = 3 * time.Second // load on the survivors alone, so that every bucket is written before the lost site is back
 )
+
+// share gives every other site its part of the users, each as soon as the deployment has come to its pace.
+func (b *switchBench) share(ctx context.Context) error {
+	sites := b.demo.opts.Sites
+	for bucket := range topo.BucketID(b.demo.opts.Buckets) {
+		b.owned[sites[0]] = append(b.owned[sites[0]], bucket)
+	}
+	b.catalogAt = sites[0]
+	if err := rest(ctx, 3*time.Second); err != nil {
+		return err
+	}
+	b.switching[0] = time.Now()
+	n := len(sites)
+	for _, site := range sites[1:] {
+		for try := 1; len(b.owned[site]) == 0; try++ {
+			if try > shareTries {
+				return fmt.Errorf("lab: site %s could not be given its part of the users; the last try: %w", site, b.switches[len(b.switches)-1].err)
+			}
+			err := b.moveReady(ctx, switchRun{phase: spreading, keyspace: users, buckets: b.next(sites[0], b.demo.opts.Buckets/n), from: sites[0], to: site, what: fmt.Sprintf("spread: 1/%d of the users", n)})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// moveReady is move for somebody who is in no hurry: it waits longer for sites that are behind.
+func (b *switchBench) moveReady(ctx context.Context, s switchRun) error {
+	began := time.Now()
+	if err := b.awaitCaughtUp(ctx, catchUpBound); err != nil {
+		return err
+	}
+	if time.Since(began) > time.Second {
+		b.waited++
+	}
+	if err := b.moveNow(ctx, s); err != nil {
+		return err
+	}
+	return rest(ctx, breath)
+}
 
 // switchAround moves random ranges of buckets from random owners to random sites until enough have moved. A switch that
 // is refused or aborted is in the report, and another one is drawn.
@@ -27,7 +69,7 @@ func (b *switchBench) switchAround(ctx context.Context) error {
 		}
 		s := drawSwitch(b.random, b.demo.opts.Sites, b.owned)
 		s.what = fmt.Sprintf("switch %d of %d%s", done+1, b.opts.Switches, left(time.Since(began), done, b.opts.Switches))
-		if err := b.move(ctx, s); err != nil {
+		if err := b.moveReady(ctx, s); err != nil {
 			return err
 		}
 		if b.switches[len(b.switches)-1].err == nil {
