@@ -11,7 +11,7 @@ TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults lab-planted help build demo demo-pgbench bench-fence check-oracle lab-short lab-short-three lab-long lab-replay check test test-matrix explore fuzz clean tools
+.PHONY: test-faults lab-planted help build demo demo-pgbench bench-fence bench-switch check-oracle lab-short lab-short-three lab-long lab-replay check test test-matrix explore fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ demo-pgbench: tools build ## pgbench's bank, adopted under its clients, moved an
 
 bench-fence: tools build ## what the fence costs, with and without it in turns; report in out/bench-fence.json
 	$(BIN)/atoll lab bench-fence --out out
+
+bench-switch: tools build ## what handovers cost: SWITCHES (default 200) and, with each lease, FAILOVERS (15) of SEED (1); PART=switches|failovers-3|failovers-10 plays one; report in out/bench-switch.json
+	$(BIN)/atoll lab bench-switch --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out --commit "$$(git describe --always --dirty --abbrev=12 2>/dev/null)" $(if $(SITES),--sites $(SITES)) \
+		$(if $(SWITCHES),--switches $(SWITCHES)) $(if $(FAILOVERS),--failovers $(FAILOVERS)) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part $(PART))
 
 lab-short: tools build ## a few random schedules of faults and switches at two sites, always the same; report in out/lab-random.json
 	@echo "seeds at two sites: $(SHORT_SEEDS)"

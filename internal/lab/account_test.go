@@ -122,6 +122,19 @@ func TestRTO(t *testing.T) {
 	if got := RTO(ops, lostA, both, 256); len(got) != 2 || slices.Min(got) != 4*time.Second || slices.Max(got) != 5500*time.Millisecond {
 		t.Errorf("%v; want 5.5 s for one and at least 4 s for the other", got)
 	}
+	buy := op(ada, 13, 15, "b", OK)
+	buy.Op, buy.Keyspace, buy.Status = buyOp, users, 200
+	refused := op(ada, 13, 14.5, "b", OK)
+	refused.Op, refused.Keyspace, refused.Status = buyOp, users, 409
+	for i := range ops {
+		ops[i].Keyspace = users
+	}
+	if got := RTOOfAny(append(ops, buy, refused), lostA, []topo.BucketID{bucket}, 256); !slices.Equal(got, []time.Duration{5 * time.Second}) {
+		t.Errorf("%v; want the purchase's 5 s", got)
+	}
+	if got := RTOOfAny([]Operation{buy}, lostA, []topo.BucketID{bucket}, 256); len(got) != 0 {
+		t.Errorf("%v for a bucket that no register writes", got)
+	}
 	reads := []Operation{op(ada, 11, 12, "b", OK)}
 	reads[0].Op = registerRead
 	if got := RTO(reads, lostA, both, 256); len(got) != 0 {

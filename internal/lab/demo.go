@@ -27,6 +27,8 @@ type DemoOptions struct {
 	Stderr   io.Writer // default os.Stderr
 	Switches int       // at the nominal round trip, default 10
 	Part     string    // one of parts
+
+	registers int // customers who write a value and read it back, default registers
 }
 
 const (
@@ -54,6 +56,9 @@ func (o *DemoOptions) setDefaults() {
 	}
 	if o.Switches == 0 {
 		o.Switches = 10
+	}
+	if o.registers == 0 {
+		o.registers = registers
 	}
 	if o.Stdout == nil {
 		o.Stdout = os.Stdout

@@ -19,13 +19,15 @@ import (
 const (
 	tailTime      = time.Second      // the replication is cut for so long before everything at the site is killed
 	downTime      = 10 * time.Second // a lost site stays down at least so long
-	takeoverBound = 25 * time.Second
+	takeoverBound = 25 * time.Second // or 4 leases, if they are longer
 	returnBound   = 40 * time.Second
 	registers     = 40
 	registerEvery = 500 * time.Millisecond
 	registersName = "registers"
 	aliveFor      = 1500 * time.Millisecond // load on the survivor alone, before a drill goes on
 )
+
+func (o *Options) takeoverBound() time.Duration { return max(takeoverBound, 4*o.Lease.Duration) }
 
 // outage is one loss of a site, as the lab made it and saw it from outside.
 type outage struct {
@@ -139,7 +141,7 @@ func (m *demo) isLost(site topo.SiteID) bool {
 // awaitTakeover waits, bounded, until a survivor's database has opened its fence for every bucket of the lost site. It
 // asks the databases, and nobody else.
 func (m *demo) awaitTakeover(ctx context.Context, o *outage) error {
-	bounded, cancel := context.WithTimeout(ctx, takeoverBound)
+	bounded, cancel := context.WithTimeout(ctx, m.opts.takeoverBound())
 	defer cancel()
 	err := every(bounded, 100*time.Millisecond, func() (bool, error) {
 		for _, site := range o.survivors {
@@ -155,7 +157,7 @@ func (m *demo) awaitTakeover(ctx context.Context, o *outage) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case bounded.Err() != nil:
-		m.screen.say("  %s", m.screen.paint(red, fmt.Sprintf("no site took over within %v", takeoverBound)))
+		m.screen.say("  %s", m.screen.paint(red, fmt.Sprintf("no site took over within %v", m.opts.takeoverBound())))
 		return nil
 	case err != nil:
 		return err
@@ -312,12 +314,12 @@ func (m *demo) awaitServing(ctx context.Context, site topo.SiteID) error {
 // startRegisters adds customers who write a value and read it back in turn, and go to another gateway when theirs does
 // not answer: the history in which a lost, doubled or old value shows.
 func (m *demo) startRegisters(context.Context) error {
-	m.screen.say("%d customers write values and read them back, at whichever gateway answers", registers)
+	m.screen.say("%d customers write values and read them back, at whichever gateway answers", m.opts.registers)
 	history, err := filepath.Abs(m.registersFile())
 	if err != nil {
 		return err
 	}
-	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", "0.1", "--clients", "1", "--registers", strconv.Itoa(registers), "--register-every", registerEvery.String(),
+	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", "0.1", "--clients", "1", "--registers", strconv.Itoa(m.opts.registers), "--register-every", registerEvery.String(),
 		"--duration", "0s", "--timeout", loadTimeout.String(), "--history", history}, m.d.shapeFlags(0)...)
 	return m.d.Processes.Start(Command{Name: registersName, Path: m.d.opts.Tickets, Args: args, Dir: m.d.Dir, Env: m.d.env("")})
 }

@@ -42,6 +42,8 @@ type Options struct {
 	Jitter    time.Duration
 	Pooler    string // in front of the shops' databases: "" for none, or PgBouncer
 	Shape     Shape
+	Lease     spec.LeasePolicy // default the fast profile, with its Store
+	Store     spec.StorePolicy
 
 	reshape func(*spec.Spec) // for another application than the shop
 }
@@ -70,6 +72,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Shape == (Shape{}) {
 		o.Shape = Shape{Customers: 1000, Seats: 20000, Events: 4}
+	}
+	if o.Lease == (spec.LeasePolicy{}) {
+		o.Lease, o.Store = fastLease, fastStore
 	}
 }
 

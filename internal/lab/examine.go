@@ -153,11 +153,7 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{Seconds: round(time.Since(m.began).Seconds(), 1)}
-	all := count(e.ops)
-	r.Requests = Requests{Counts: all, PerSecond: round(float64(all.Total())/m.loaded[1].Sub(m.loaded[0]).Seconds(), 1)}
-	if all.Total() > 0 {
-		r.Requests.WriteShare = round(float64(all.Writes)/float64(all.Total()), 3)
-	}
+	r.Requests = m.requests(e.ops)
 	if err := m.keepConflicts(e.Conflicts); err != nil {
 		return nil, err
 	}
@@ -188,6 +184,16 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 	r.Goals = m.goals(r, e.ops)
 	r.Environment, err = m.environment(ctx)
 	return r, err
+}
+
+// requests sums up a history over the time of the load.
+func (m *demo) requests(ops []Operation) Requests {
+	all := count(ops)
+	out := Requests{Counts: all, PerSecond: round(float64(all.Total())/m.loaded[1].Sub(m.loaded[0]).Seconds(), 1)}
+	if all.Total() > 0 {
+		out.WriteShare = round(float64(all.Writes)/float64(all.Total()), 3)
+	}
+	return out
 }
 
 // handoversOf names the handovers of a switch by the epoch rows that it closed at the old owner.

@@ -127,6 +127,10 @@ func (m *demo) underWayInOutage(op *Operation) bool {
 // failuresOfOutages lists the requests that failed since the first loss and that no loss explains.
 func (m *demo) failuresOfOutages(ops []Operation, epochs []EpochRow) []*Operation {
 	begin := m.quietEnd()
+	opened := map[*outage]time.Time{}
+	for _, o := range m.outages {
+		_, opened[o] = o.opened(epochs)
+	}
 	var out []*Operation
 	for i := range ops {
 		op := &ops[i]
@@ -137,8 +141,7 @@ func (m *demo) failuresOfOutages(ops []Operation, epochs []EpochRow) []*Operatio
 			continue // counted with the switches
 		}
 		if !slices.ContainsFunc(m.outages, func(o *outage) bool {
-			_, all := o.opened(epochs)
-			return o.explains(op, all, m.opts.Buckets)
+			return o.explains(op, opened[o], m.opts.Buckets)
 		}) {
 			out = append(out, op)
 		}
@@ -197,7 +200,7 @@ func (m *demo) sumUpOutages(r *Report, e *evidence) {
 }
 
 func (m *demo) sumUpOutage(o *outage, e *evidence) Failovers {
-	f := Failovers{LeaseS: leaseTime.Seconds(), WS: checkToCommit.Seconds(), Course: Course{Lost: o.lost, Taker: o.taker, Handover: string(o.record.ID), Buckets: o.bucketCount()}}
+	f := Failovers{LeaseS: m.opts.Lease.Duration.Seconds(), WS: m.opts.Lease.W.Seconds(), Course: Course{Lost: o.lost, Taker: o.taker, Handover: string(o.record.ID), Buckets: o.bucketCount()}}
 	if o.trigger != nil {
 		f.Problem = "the fault could not be brought about: " + o.trigger.Error()
 		return f
@@ -206,7 +209,7 @@ func (m *demo) sumUpOutage(o *outage, e *evidence) Failovers {
 	_, all := o.opened(e.Epochs)
 	switch {
 	case !taken || all.IsZero():
-		f.Problem = fmt.Sprintf("%s did not open all buckets of %s within %v", names(o.survivors, "nor"), o.lost, takeoverBound)
+		f.Problem = fmt.Sprintf("%s did not open all buckets of %s within %v", names(o.survivors, "nor"), o.lost, m.opts.takeoverBound())
 		return f
 	case o.settled.IsZero():
 		f.Problem = fmt.Sprintf("The tail of %s was not settled within %v of its return", o.lost, returnBound)

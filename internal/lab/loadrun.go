@@ -64,7 +64,7 @@ func (m *demo) startLoad(ctx context.Context) error {
 	m.loaded[0] = time.Now()
 	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", strconv.FormatFloat(m.opts.Rate, 'f', -1, 64),
 		"--duration", "0s", "--timeout", loadTimeout.String(), "--writes", strconv.FormatFloat(writeShare, 'f', -1, 64),
-		"--history", history}, m.d.shapeFlags(registers)...) // theirs are written by nobody else
+		"--history", history}, m.d.shapeFlags(m.opts.registers)...) // theirs are written by nobody else
 	return m.d.Processes.Start(Command{Name: loadName, Path: m.d.opts.Tickets, Args: args, Dir: m.d.Dir, Env: m.d.env("")})
 }
 

@@ -63,7 +63,7 @@ func (r *random) judge(ctx context.Context, e *episode) error {
 	}
 	slices.SortFunc(e.checks, func(a, b Check) int { return strings.Compare(a.Name, b.Name) })
 	if !e.passed() {
-		return r.keepEvidence(ev, e)
+		return r.keepEvidence(ev, e.checks)
 	}
 	return nil
 }
@@ -270,22 +270,22 @@ func (e *episode) checkTails(ev *evidence) Check {
 }
 
 // keepEvidence writes what the checks looked at beside the report, an entry a line.
-func (r *random) keepEvidence(ev *evidence, e *episode) error {
-	if err := r.keepConflicts(ev.Conflicts); err != nil {
+func (m *demo) keepEvidence(ev *evidence, checks []Check) error {
+	if err := m.keepConflicts(ev.Conflicts); err != nil {
 		return err
 	}
 	for name, write := range map[string]func(*json.Encoder) error{
 		"changes.jsonl":  func(enc *json.Encoder) error { return encodeAll(enc, ev.Changes) },
 		"epochs.jsonl":   func(enc *json.Encoder) error { return encodeAll(enc, ev.Epochs) },
 		"losses.jsonl":   func(enc *json.Encoder) error { return encodeAll(enc, ev.Losses) },
-		"checks.jsonl":   func(enc *json.Encoder) error { return encodeAll(enc, e.checks) },
+		"checks.jsonl":   func(enc *json.Encoder) error { return encodeAll(enc, checks) },
 		"requests.jsonl": func(enc *json.Encoder) error { return encodeAll(enc, ev.ops) },
 	} {
 		var out bytes.Buffer
 		if err := write(json.NewEncoder(&out)); err != nil {
 			return fmt.Errorf("lab: evidence: %w", err)
 		}
-		if err := os.WriteFile(filepath.Join(r.opts.Out, name), out.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(m.opts.Out, name), out.Bytes(), 0o644); err != nil {
 			return fmt.Errorf("lab: evidence: %w", err)
 		}
 	}

@@ -13,21 +13,38 @@ import (
 //
 // An answer of the lost site itself, on its way at the kill, does not count.
 func RTO(ops []Operation, l Loss, buckets []topo.BucketID, n int) []time.Duration {
+	return recoveries(ops, l, buckets, n, func(o *Operation) bool { return o.Op == registerWrite })
+}
+
+// RTOOfAny is RTO with whoever's write comes first, of the same buckets: those that no register writes would measure how
+// seldom somebody asks for them.
+func RTOOfAny(ops []Operation, l Loss, buckets []topo.BucketID, n int) []time.Duration {
+	asked := map[topo.BucketID]bool{}
+	for i := range ops {
+		if ops[i].Op == registerWrite {
+			asked[bucketOf(ops[i].Key, n)] = true
+		}
+	}
+	buckets = slices.DeleteFunc(slices.Clone(buckets), func(b topo.BucketID) bool { return !asked[b] })
+	return recoveries(ops, l, buckets, n, func(o *Operation) bool {
+		return o.Keyspace == users && o.Key != "" && o.Write && (o.Outcome != OK || o.Status < 300) // a refusal by the shop has written nothing
+	})
+}
+
+func recoveries(ops []Operation, l Loss, buckets []topo.BucketID, n int, counts func(*Operation) bool) []time.Duration {
 	type recovery struct{ first, last time.Time }
 	at := map[topo.BucketID]*recovery{}
+	for _, b := range buckets {
+		at[b] = &recovery{}
+	}
 	for i := range ops {
 		o := &ops[i]
-		if o.Op != registerWrite || !o.Returned().After(l.Killed) || o.Site == l.Lost && l.before(o) {
+		if !counts(o) || !o.Returned().After(l.Killed) || o.Site == l.Lost && l.before(o) {
 			continue
 		}
-		b := bucketOf(o.Key, n)
-		if !slices.Contains(buckets, b) {
-			continue
-		}
-		r := at[b]
+		r := at[bucketOf(o.Key, n)]
 		if r == nil {
-			r = &recovery{}
-			at[b] = r
+			continue
 		}
 		if o.Outcome == OK && (r.first.IsZero() || o.Returned().Before(r.first)) {
 			r.first = o.Returned()
@@ -39,7 +56,7 @@ func RTO(ops []Operation, l Loss, buckets []topo.BucketID, n int) []time.Duratio
 	var out []time.Duration
 	for _, b := range slices.Sorted(slices.Values(buckets)) {
 		switch r := at[b]; {
-		case r == nil:
+		case r.last.IsZero(): // nobody tried
 		case r.first.IsZero():
 			out = append(out, r.last.Sub(l.Killed))
 		default:

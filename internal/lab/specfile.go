@@ -102,7 +102,7 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec,
 			{Name: "events", Match: spec.Match{Path: "/events"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless},
 			{Name: "page", Match: spec.Match{Path: "/"}, Upstream: "shop"},
 		},
-		Policies: policies(),
+		Policies: policies(o),
 	}
 	for id, a := range at {
 		s.Sites[id] = siteSpec(id, a, id == o.Witness)
@@ -125,14 +125,20 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec,
 	return s, nil
 }
 
-// policies are the fast profile: its lease holds 3 × (2 × election + 4 × RTT) for round trips of up to 35 ms. The quiet
-// time is off and the hourly bound wide, because a demonstration loses its sites more often than a year does.
-func policies() spec.Policies {
+// The fast profile: its lease holds 3 × (2 × election + 4 × RTT) for round trips of up to 35 ms.
+var (
+	fastLease = spec.LeasePolicy{Duration: leaseTime, W: checkToCommit}
+	fastStore = spec.StorePolicy{Heartbeat: 40 * time.Millisecond, Election: 400 * time.Millisecond}
+)
+
+// policies switch the quiet time off and make the hourly bound wide, because a demonstration loses its sites more often
+// than a year does.
+func policies(o Options) spec.Policies {
 	quiet := time.Duration(0)
 	return spec.Policies{
-		Lease:    spec.LeasePolicy{Duration: leaseTime, W: checkToCommit},
+		Lease:    o.Lease,
 		Failover: spec.FailoverPolicy{Mode: spec.FailoverAutomatic, QuietTime: &quiet, PerHour: 20},
-		Store:    spec.StorePolicy{Heartbeat: 40 * time.Millisecond, Election: 400 * time.Millisecond},
+		Store:    o.Store,
 	}
 }
 

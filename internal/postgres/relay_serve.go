@@ -16,6 +16,7 @@ const (
 	relayPage  = 500                   // parts that are read at a time
 	relayPoll  = 50 * time.Millisecond // from one look for more to the next
 	relayQuiet = 2 * time.Second       // without more, the stream ends: whoever asks had better look for the origin
+	relayTurn  = 10 * time.Second      // and so it does after this, with more: a busy origin is never quiet, and may be reached again
 )
 
 // RelaySource hands on what this database keeps of another origin's changes. It satisfies replicate.Source, but has no
@@ -23,6 +24,7 @@ const (
 type RelaySource struct {
 	origin topo.SiteID
 	conn   *pgx.Conn
+	turn   time.Duration
 }
 
 var errRelayBegins = errors.New("a relay has no beginning to give; ask the origin")
@@ -37,7 +39,7 @@ func OpenRelaySource(ctx context.Context, dsn string, site, origin topo.SiteID) 
 	if err != nil {
 		return nil, fmt.Errorf("relay of site %s: %w", origin, err)
 	}
-	return &RelaySource{origin: origin, conn: conn}, nil
+	return &RelaySource{origin: origin, conn: conn, turn: relayTurn}, nil
 }
 
 // Confirmed is the position from which on everything is kept.
@@ -71,10 +73,11 @@ func (s *RelaySource) Close() error {
 }
 
 // Run hands out what follows from, in order, and the position that this database itself has reached, until ctx ends,
-// something fails, or nothing has come for a while; then it returns nil. It refuses a from behind what is kept. A
+// something fails, or nothing has come for a while, or its turn is over; then it returns nil. It refuses a from behind what is kept. A
 // transaction whose end has not come is not begun.
 func (s *RelaySource) Run(ctx context.Context, from change.Position, _ change.Epochs, emit func(context.Context, change.Tx) error) error {
-	for quiet := time.Now(); ; {
+	began := time.Now()
+	for quiet := began; ; {
 		kept, exists, err := s.Confirmed(ctx)
 		switch {
 		case err != nil:
@@ -87,6 +90,9 @@ func (s *RelaySource) Run(ctx context.Context, from change.Position, _ change.Ep
 		to, err := s.pass(ctx, from, emit)
 		if err != nil {
 			return err
+		}
+		if time.Since(began) > s.turn {
+			return nil
 		}
 		if to > from {
 			from, quiet = to, time.Now()

@@ -138,3 +138,26 @@ func TestRelaySource_LargeTransactions(t *testing.T) {
 		t.Errorf("%d parts", n)
 	}
 }
+
+// An origin that is at work is never quiet. Whoever follows it through a relay is sent to look for it all the same.
+func TestRelaySource_TakesTurns(t *testing.T) {
+	t.Parallel()
+	s := newFenceSite(t, pgserver.Shared(t), fenceTables, fenceDeployment()).install()
+	s.exec(s.agentDSN, "INSERT INTO atoll.progress (origin, position, relay_from) VALUES ('b', 5, 5)")
+	s.exec(s.agentDSN, "UPDATE atoll.progress SET position = 6 WHERE origin = 'b'")
+	source, err := OpenRelaySource(t.Context(), s.agentDSN, "a", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	source.turn = 100 * time.Millisecond
+	n := 0
+	err = source.Run(t.Context(), 5, nil, func(context.Context, change.Tx) error {
+		n++
+		s.exec(s.agentDSN, "UPDATE atoll.progress SET position = position + 1 WHERE origin = 'b'") // there is always more
+		return nil
+	})
+	if err != nil || n == 0 {
+		t.Errorf("%d transactions, %v", n, err)
+	}
+}

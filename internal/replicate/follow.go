@@ -122,7 +122,7 @@ func (f *Follow) Run(ctx context.Context) error {
 		}
 		if errors.Is(err, errCopied) {
 			log.Info("begun: the origin's stream goes on from here")
-			failures = 0
+			failures, f.missed = 0, false // it has given what it should
 			continue
 		}
 		if f.at() > before {

@@ -729,6 +729,42 @@ func TestRelayServesWhatTheOriginCannot(t *testing.T) {
 	eventually(t, "what the relay has", func() bool { return g.State().Position == 60 })
 }
 
+// The connection that ends with the beginning on disk has reached the origin: what follows is asked for there, however
+// much more another site says that it has.
+func TestTheBeginningIsNoMiss(t *testing.T) {
+	t.Parallel()
+	a, kept, b := newOrigin("a"), newOrigin("c"), newTarget(t, "b")
+	atC, err := LoadApplied(t.Context(), "c", newTarget(t, "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	atB, err := LoadApplied(t.Context(), "b", b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	atB.heard("c", topo.Vector{"a": 1 << 40})
+	relayed := make(chan topo.SiteID, 1000)
+	relay := serve(t, kept, func(s *Serve) {
+		s.Applied = atC
+		s.OpenRelay = func(ctx context.Context, target, of topo.SiteID) (Source, error) {
+			relayed <- of
+			return kept.open(ctx, target)
+		}
+	})
+	f := follow(t, b, "a", serve(t, a).addr, func(f *Follow) {
+		f.Relays = []Via{{Site: "c", Addrs: []string{relay.addr}}}
+		f.Others = []topo.SiteID{"c"}
+		f.Applied = atB
+	})
+	eventually(t, "the beginning", func() bool { return f.State().Phase == Streaming })
+	if st := f.State(); st.Via != "" || len(relayed) > 0 {
+		t.Errorf("it went to a relay: %+v", st)
+	}
+	at := b.at("a")
+	a.write(oneTx("a", at+10, "what follows"))
+	eventually(t, "what follows", func() bool { return b.at("a") == at+10 })
+}
+
 // b2 is another database of the same site, as far as the first had come.
 func b2(t *testing.T, b *targetDB) *targetDB {
 	db := newTarget(t, b.site)

@@ -233,7 +233,7 @@ func (o *session) stream(ctx context.Context) error {
 		return err
 	}
 	if o.relays() {
-		return link.Refusef(link.Closing, "this is all that site %s has of site %s's changes", o.serve.Site, o.hello.Origin)
+		return link.Refusef(link.Closing, "site %s has handed on what it has of site %s's changes for now; the origin itself may be there again", o.serve.Site, o.hello.Origin)
 	}
 	return errors.New("the source's stream ended by itself")
 }
