@@ -45,6 +45,19 @@ func (w *applyWorker) eased() {
 	}
 }
 
+// longest is how long a target transaction should take. Its row locks are held against the site's own writers (of what
+// moved here meanwhile), and all that waits behind it is late.
+const longest = 300 * time.Millisecond
+
+// paced follows what a target transaction of some rows took: where the database is slow, there is room for fewer.
+func (w *applyWorker) paced(rows int, took time.Duration) {
+	if took <= longest {
+		w.eased()
+		return
+	}
+	w.room = max(leastRoom, rows/2)
+}
+
 // some is the part of a group that there is room for, one transaction at least.
 func (w *applyWorker) some(group []change.Tx) []change.Tx {
 	rows := 0
@@ -54,6 +67,13 @@ func (w *applyWorker) some(group []change.Tx) []change.Tx {
 		}
 	}
 	return group
+}
+
+func rowsOf(group []change.Tx) (n int) {
+	for i := range group {
+		n += len(group[i].Rows)
+	}
+	return n
 }
 
 // largeTx is the state between the parts of a transaction that travels in parts.
@@ -148,8 +168,10 @@ func (w *applyWorker) applySome(ctx context.Context, group []change.Tx) (n int, 
 		}
 	}
 	for !w.cfg.hasShared(&group[0]) {
+		began := time.Now()
 		blame, err := w.together(ctx, group)
 		if err == nil {
+			w.paced(rowsOf(group), time.Since(began))
 			return len(group), w.done(ctx, &group[len(group)-1])
 		}
 		if transient(err) || settled(err) || ctx.Err() != nil {

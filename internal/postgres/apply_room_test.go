@@ -2,11 +2,12 @@ package postgres
 
 import (
 	"testing"
+	"time"
 
 	"github.com/atollhq/atoll/internal/change"
 )
 
-func TestRoomShrinksWithConflictsAndComesBack(t *testing.T) {
+func TestRoomFollowsConflictsAndPace(t *testing.T) {
 	t.Parallel()
 	w := &applyWorker{Applier: &Applier{cfg: ApplyConfig{BatchRows: 4000}}}
 	group := make([]change.Tx, 100)
@@ -23,6 +24,16 @@ func TestRoomShrinksWithConflictsAndComesBack(t *testing.T) {
 		step.do()
 		if got := len(w.some(group)); got != step.want {
 			t.Errorf("room for %d rows: %d transactions; want %d", w.room, got, step.want)
+		}
+	}
+	for _, step := range []struct {
+		rows int
+		took time.Duration
+		want int
+	}{{3000, longest, 100}, {3000, 2 * longest, 50}, {1500, 2 * longest, 25}, {750, longest, 50}, {100, time.Minute, 2}, {50, time.Minute, 2}, {60, time.Millisecond, 4}} {
+		w.paced(step.rows, step.took)
+		if got := len(w.some(group)); got != step.want {
+			t.Errorf("after %d rows in %s room for %d rows: %d transactions; want %d", step.rows, step.took, w.room, got, step.want)
 		}
 	}
 	w.crowded()
