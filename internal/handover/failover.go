@@ -285,6 +285,10 @@ func (w *watch) consider() {
 		w.enter(Expired)
 		w.told = ""
 	}
+	if w.Blind != "" { // what was seen before may be long past; the next look that succeeds considers again
+		w.tell("store", false, "%s; no takeover while the store does not answer: %s", w.leaseText(w.now), w.Blind)
+		return
+	}
 	against := Unmet(w.Conditions(Ask{}, w.now))
 	switch {
 	case len(against) == 0 && w.now.Before(w.beginAt()):

@@ -338,9 +338,9 @@ func (l Lookout) Verdict(now time.Time) string {
 	left := brief(max(0, l.TakeAt().Sub(now)))
 	switch l.Stage {
 	case Halting:
-		return fmt.Sprintf("%s is taking over from %s (failover %s): it stops applying %[2]s's changes.", taker, lost, id)
+		return fmt.Sprintf("%s is taking over from %s (failover %s): it stops applying %[2]s's changes%[4]s.", taker, lost, id, l.blindness())
 	case Waiting:
-		return fmt.Sprintf("%s is taking over from %s (failover %s): it waits for another %s until nothing that %[2]s checked in time can still commit.", taker, lost, id, left)
+		return fmt.Sprintf("%s is taking over from %s (failover %s): it waits for another %s until nothing that %[2]s checked in time can still commit%[5]s.", taker, lost, id, left, l.blindness())
 	case Taking:
 		return fmt.Sprintf("%s is taking over from %s (failover %s): the takeover is with the store.", taker, lost, id)
 	case Unsure:
