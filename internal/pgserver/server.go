@@ -32,6 +32,10 @@ type Options struct {
 	Port     int               // 0: a free one
 	Settings map[string]string // override the defaults of this package
 	Binaries Binaries          // zero: Find
+
+	// Start starts the server's process where the caller cannot reach it over loopback, as in a network namespace; the
+	// caller then reaches it by its Unix socket in Dir. nil: beside the caller.
+	Start func(*exec.Cmd) (*supervise.Process, error)
 }
 
 // Server is a running (or stopped) PostgreSQL server. Its methods are for one goroutine at a time.
@@ -162,7 +166,11 @@ func (s *Server) start(ctx context.Context) error {
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner}
-	if s.proc, err = supervise.Start(cmd); err != nil {
+	start := s.opts.Start
+	if start == nil {
+		start = supervise.Start
+	}
+	if s.proc, err = start(cmd); err != nil {
 		return fmt.Errorf("start postgres: %w", err)
 	}
 	if err := s.awaitReady(ctx); err != nil {
@@ -180,7 +188,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		conn, err := pgx.Connect(ctx, s.DSN(Superuser, "postgres"))
+		conn, err := pgx.Connect(ctx, s.CallerDSN(Superuser, "postgres"))
 		if err == nil {
 			return conn.Close(ctx)
 		}
@@ -202,7 +210,17 @@ func (s *Server) logTail() string {
 	return string(data[max(0, len(data)-600):])
 }
 
-// DSN is a connection URL over loopback TCP. No password is needed.
+// CallerDSN is DSN for the process that started the server, also where that stands elsewhere (Options.Start).
+func (s *Server) CallerDSN(role, database string) string {
+	if s.opts.Start == nil {
+		return s.DSN(role, database)
+	}
+	u := url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + database,
+		RawQuery: url.Values{"host": {s.Dir}, "port": {strconv.Itoa(s.Port)}}.Encode()}
+	return u.String()
+}
+
+// DSN is a connection URL over loopback TCP, for processes beside the server. No password is needed.
 func (s *Server) DSN(role, database string) string {
 	u := url.URL{Scheme: "postgres", User: url.User(role), Host: "127.0.0.1:" + strconv.Itoa(s.Port), Path: "/" + database,
 		RawQuery: "sslmode=disable"}
@@ -215,7 +233,7 @@ func (s *Server) CreateDatabase(ctx context.Context, name string) error {
 }
 
 func (s *Server) exec(ctx context.Context, sql string) error {
-	conn, err := pgx.Connect(ctx, s.DSN(Superuser, "postgres"))
+	conn, err := pgx.Connect(ctx, s.CallerDSN(Superuser, "postgres"))
 	if err != nil {
 		return err
 	}

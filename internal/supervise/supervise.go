@@ -120,7 +120,11 @@ type Process struct {
 
 // Start starts cmd in a process group of its own. The parent-death signal is sent when the thread that forked ends,
 // not the process; so that thread waits for the child and does nothing else.
-func Start(cmd *exec.Cmd) (*Process, error) {
+func Start(cmd *exec.Cmd) (*Process, error) { return StartWithin(cmd, nil) }
+
+// StartWithin starts cmd from a thread that enter has moved somewhere, for example into a network namespace, where the
+// child then lives. That thread does nothing else before or after. nil enters nothing.
+func StartWithin(cmd *exec.Cmd, enter func() error) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -129,8 +133,15 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		var err error
+		if enter == nil {
+			defer runtime.UnlockOSThread()
+		} else {
+			err = enter() // and the thread, which stays locked, ends with this goroutine
+		}
+		if err == nil {
+			err = cmd.Start()
+		}
 		started <- err
 		if err != nil {
 			return

@@ -3,11 +3,14 @@ package supervise
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -107,4 +110,43 @@ func TestStart_ChildDiesWithItsSupervisor(t *testing.T) {
 		t.Fatalf("the child still holds its output: %v", err)
 	}
 	r.Close()
+}
+
+// A child has what its thread was given before the start, and no other thread has.
+func TestStartWithin(t *testing.T) {
+	t.Parallel()
+	nice := func() int { // as the kernel has it: 20 less than nothing
+		n, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return 20 - n
+	}
+	before := nice()
+	if before > 15 {
+		t.Skip("too nice already to be nicer")
+	}
+	out, err := os.CreateTemp(t.TempDir(), "nice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := exec.Command("nice") // prints its own
+	cmd.Stdout = out
+	p, err := StartWithin(cmd, func() error { return syscall.Setpriority(syscall.PRIO_PROCESS, 0, before+3) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done
+	said, err := os.ReadFile(out.Name())
+	if want := strconv.Itoa(before + 3); err != nil || strings.TrimSpace(string(said)) != want {
+		t.Errorf("the child is nice by %q, %v; want %s", said, err, want)
+	}
+	if got := nice(); got != before {
+		t.Errorf("the test is nice by %d, was by %d", got, before)
+	}
+	refused := errors.New("no entry")
+	if _, err := StartWithin(exec.Command("nice"), func() error { return refused }); !errors.Is(err, refused) {
+		t.Errorf("%v, want %v", err, refused)
+	}
 }
