@@ -443,6 +443,13 @@ func TestCheckReleases(t *testing.T) {
 	want(t, CheckReleases(append(good, hold(3.5, "b/g2", false)), goodMove().e), "gateway b/g2 let go the writes of bucket users/7")
 	never := new(story).open(0, "a", 1).closed(3, "a", 1)
 	want(t, CheckReleases(good, never.e), "no fence opened for them after")
+	back := func(by topo.HandoverID) Evidence { // it had gone to b, which was lost before it opened; or was aborted
+		s := new(story).open(0, "a", 1).closed(3, "a", 1).open(9, "a", 3)
+		s.e.Epochs[len(s.e.Epochs)-1].Handover = by
+		return s.e
+	}
+	want(t, CheckReleases([]Hold{hold(2.5, "a/g1", true), hold(3.95, "a/g1", false)}, back("f1")), "")
+	want(t, CheckReleases([]Hold{hold(2.5, "a/g1", true), hold(3.95, "a/g1", false)}, back("h1")), "gateway a/g1 let go the writes of bucket users/7")
 	if c := CheckReleases(nil, goodMove().e); c.Passed() {
 		t.Error("a check of nothing passes")
 	}
