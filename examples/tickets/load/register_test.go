@@ -207,6 +207,9 @@ func TestLists(t *testing.T) {
 			return
 		}
 		who := r.Header.Get("X-Customer")
+		if key := r.Header.Get("Idempotency-Key"); key != "" {
+			t.Errorf("a wish that comes with Idempotency-Key %s may be sent again, and stands twice then", key)
+		}
 		mu.Lock()
 		if met[who] == nil {
 			met[who] = make(chan struct{})
