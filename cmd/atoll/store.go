@@ -40,12 +40,12 @@ spec that has a store: runs one, a witness nothing else. With policies.store.ext
 			}
 			cfg := store.MemberConfig{Deployment: s.Deployment, Site: topo.SiteID(site), Dir: filepath.Join(s.State, "store-"+site),
 				ListenClient: here.Store.ListenClient, ListenPeer: here.Store.ListenPeer,
-				AdvertiseClient: here.Store.Client, AdvertisePeer: here.Store.Peer, InitialCluster: map[topo.SiteID]string{},
+				AdvertiseClient: here.Store.Client, AdvertisePeer: here.Store.Peer, InitialCluster: map[topo.SiteID]string{}, Clients: map[topo.SiteID]string{},
 				Heartbeat: s.Policies.Store.Heartbeat, Election: s.Policies.Store.Election, Logger: log}
 			cfg.CA, cfg.Cert, cfg.Key = id.Files()
 			for _, other := range s.SiteIDs() {
 				if st := s.Sites[other].Store; st != nil {
-					cfg.InitialCluster[other] = st.Peer
+					cfg.InitialCluster[other], cfg.Clients[other] = st.Peer, st.Client
 				}
 			}
 			return store.RunMember(cmd.Context(), cfg)
