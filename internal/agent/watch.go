@@ -79,9 +79,15 @@ func (a *agent) readOwnership(ctx context.Context) (topo.Ownership, error) {
 // unused refuses to begin a deployment anew whose databases have been owned under later epochs than a first document has:
 // then the store is not new, but lost.
 func (a *agent) unused(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	k := a.kept.Load()
-	if k == nil {
-		return errors.New("there is no ownership document yet, and it is not made before this site's database has said that it is new: " + a.whyAway())
+	for ; k == nil; k = a.kept.Load() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.New("there is no ownership document yet, and it is not made before this site's database has said that it is new: " + a.whyAway())
+		}
 	}
 	e, err := k.fence.Evidence(ctx)
 	if err != nil {
