@@ -77,6 +77,11 @@ func (c *cli) recoverStore(cmd *cobra.Command, op *operator, f recoverFlags) err
 		return err
 	}
 	member.Logger = log
+	for _, site := range f.without {
+		if err := fullSite(s, "--without", site); err != nil {
+			return err
+		}
+	}
 	if err := lostForGood(cmd.Context(), s, member.Site); err != nil {
 		return err
 	}
