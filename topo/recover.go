@@ -155,6 +155,9 @@ func (c *recovering) lift() {
 			fits(site, cut.Keyspace, cut.Last)
 		}
 	}
+	if len(c.r.Evidence) == 0 {
+		c.doubt("no database was read: nothing says how high epochs have come")
+	}
 	c.epoch = top + RecoveryLift
 }
 

@@ -59,6 +59,7 @@ func TestRecover(t *testing.T) {
 
 		{name: "a site is missing", ev: []Evidence{says("a", open("a", 1, 4))}, doubts: []string{"site b was not read"}},
 		{name: "two are missing", sites: []SiteID{"a", "b", "c"}, ev: []Evidence{says("a")}, doubts: []string{"site b was not read", "site c was not read"}},
+		{name: "all are given up", without: ab, doubts: []string{"no database was read"}},
 		{name: "a site is given up", ev: []Evidence{says("a", open("a", 1, 4))}, without: []SiteID{"b"}, owner: "a", because: "epoch 4"},
 		{name: "a site is given up that had taken the bucket, as another one has heard", ev: []Evidence{says("a", closed("a", 1, 4, "s-7"), open("b", 1, 5))}, without: []SiteID{"b"},
 			owner: "b", because: "as a has heard"},

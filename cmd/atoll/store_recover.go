@@ -68,15 +68,10 @@ func (c *cli) recoverStore(cmd *cobra.Command, op *operator, f recoverFlags) err
 	if err != nil {
 		return err
 	}
-	log, err := c.logger()
+	member, err := memberConfig(s, here, topo.SiteID(f.site)) // without a log: what goes wrong is returned
 	if err != nil {
 		return err
 	}
-	member, err := memberConfig(s, here, topo.SiteID(f.site))
-	if err != nil {
-		return err
-	}
-	member.Logger = log
 	for _, site := range f.without {
 		if err := fullSite(s, "--without", site); err != nil {
 			return err

@@ -250,10 +250,14 @@ func parseSighting(status int, waiting, cluster string, body []byte) sighting {
 
 // sayWaiting answers the other members' question at this member's peer address, until stop.
 func (cfg MemberConfig) sayWaiting(secure *tls.Config) (stop func(), err error) {
-	ln, err := net.Listen("tcp", bindAddr(cfg.ListenPeer))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("address in use (peers %s): another process listens there, perhaps this member already runs: %w", cfg.ListenPeer, err)
+	clients, err := cfg.bind(cfg.ListenClient) // only to see that it can be had: whoever dials it is to go on to another member
+	if err != nil {
+		return nil, err
 	}
+	if err := clients.Close(); err != nil {
+		return nil, err
+	}
+	ln, err := cfg.bind(cfg.ListenPeer)
 	if err != nil {
 		return nil, err
 	}
@@ -270,6 +274,15 @@ func (cfg MemberConfig) sayWaiting(secure *tls.Config) (stop func(), err error) 
 		_ = srv.ServeTLS(ln, "", "") // ends with stop
 	}()
 	return func() { _ = srv.Close(); <-ended }, nil
+}
+
+func (cfg MemberConfig) bind(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", bindAddr(addr))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("address in use (clients %s, peers %s): another process listens there, perhaps this member already runs: %w",
+			cfg.ListenClient, cfg.ListenPeer, err)
+	}
+	return ln, err
 }
 
 // siteTLS dials other members, and lets in who shows a site's certificate: as etcd is configured.
