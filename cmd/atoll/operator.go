@@ -26,9 +26,13 @@ type operator struct {
 
 func operatorFlags(cmd *cobra.Command) *operator {
 	o := &operator{}
+	o.flags(cmd)
+	return o
+}
+
+func (o *operator) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.as, "as", "", "certificate to use, such as operator-kim (default: the only operator certificate in the pki folder)")
 	cmd.Flags().StringVar(&o.at, "at", "", "site whose agent to ask (default: the first that answers)")
-	return o
 }
 
 // client finds an agent that answers. The caller closes it.

@@ -190,10 +190,15 @@ func (a *agent) connect() {
 }
 
 func (a *agent) server() *control.Server {
-	return control.NewServer(control.ServerConfig{
+	cfg := control.ServerConfig{
 		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a}, Returns: returns{a},
 		Status: a.status, Deadline: a.deadline, Standby: a.standby, Conflicts: conflictLog{a.cfg.DSN}, Page: a.page, Logger: a.log,
-	})
+		Evidence: a.evidence,
+	}
+	if len(a.cfg.Spec.Policies.Store.External) == 0 {
+		cfg.Store = a.store
+	}
+	return control.NewServer(cfg)
 }
 
 // listen binds an address, and says what to do if it is in use.

@@ -37,7 +37,7 @@ func Tables(s *spec.Spec) []postgres.TableSpec {
 
 // StoreConfig is how the processes of a site reach the store.
 func StoreConfig(s *spec.Spec, site topo.SiteID, id *pki.Identity, log *slog.Logger) store.Config {
-	conf := store.Config{Deployment: s.Deployment, Prefer: site, Logger: log,
+	conf := store.Config{Deployment: s.Deployment, Prefer: site, Logger: log, Peers: map[topo.SiteID]string{},
 		TLS: func(member topo.SiteID) *tls.Config { return id.ClientTLS(member) }}
 	for _, url := range s.Policies.Store.External {
 		conf.Endpoints = append(conf.Endpoints, store.Endpoint{Addr: url})
@@ -47,6 +47,7 @@ func StoreConfig(s *spec.Spec, site topo.SiteID, id *pki.Identity, log *slog.Log
 	}
 	for _, member := range s.SiteIDs() {
 		if addr := s.Sites[member].Store; addr != nil {
+			conf.Peers[member] = addr.Peer
 			conf.Endpoints = append(conf.Endpoints, store.Endpoint{Site: member, Addr: reached(reach(s, site, member).StoreClient, addr.Client)})
 		}
 	}

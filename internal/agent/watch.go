@@ -64,6 +64,9 @@ func (a *agent) readOwnership(ctx context.Context) (topo.Ownership, error) {
 	if a.site != a.cfg.Spec.Seed {
 		return o, fmt.Errorf("there is no ownership document yet; the agent of the seed, %s, makes it: %w", a.cfg.Spec.Seed, err)
 	}
+	if err := a.unused(ctx); err != nil {
+		return o, err
+	}
 	first := a.cfg.Spec.FirstOwnership()
 	if err := a.store.Bootstrap(ctx, first); err != nil && !errors.Is(err, store.ErrConflict) {
 		return o, err
@@ -71,6 +74,31 @@ func (a *agent) readOwnership(ctx context.Context) (topo.Ownership, error) {
 	a.log.Info("new deployment: every bucket is at the seed", "seed", a.site)
 	o, _, err = a.store.Ownership(ctx)
 	return o, err
+}
+
+// unused refuses to begin a deployment anew whose databases have been owned under later epochs than a first document has:
+// then the store is not new, but lost.
+func (a *agent) unused(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	k := a.kept.Load()
+	for ; k == nil; k = a.kept.Load() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.New("there is no ownership document yet, and it is not made before this site's database has said that it is new: " + a.whyAway())
+		}
+	}
+	e, err := k.fence.Evidence(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range e.Rows {
+		if r.Epoch > 1 || r.Site != a.site || !r.Open {
+			return fmt.Errorf("the store is empty, and this database knows that %s held buckets %d-%d of %s under epoch %d: the store was lost; run `atoll store recover`", r.Site, r.First, r.Last, r.Keyspace, r.Epoch)
+		}
+	}
+	return nil
 }
 
 // observe gives the keeper what was read. It waits for the fence's database, which must not hold up the views.

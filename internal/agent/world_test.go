@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -58,6 +59,8 @@ type world struct {
 	spec   *spec.Spec
 	sites  map[topo.SiteID]*site
 	people *api.Client // an operator, at a's agent
+
+	loseStore func() // ends the store's member
 }
 
 type site struct {
@@ -115,7 +118,7 @@ func newWorldOn(t *testing.T, first *pgserver.Server) *world {
 		}
 	}
 	w := &world{t: t, dir: dir, text: text, spec: s, sites: map[topo.SiteID]*site{}}
-	w.startStore(dir)
+	w.startStore()
 	for id, server := range map[topo.SiteID]*pgserver.Server{"a": first, "b": second} {
 		w.sites[id] = w.newSite(id, server)
 	}
@@ -153,18 +156,24 @@ func freeAddr(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-func (w *world) startStore(dir string) {
+// member is the store's only one.
+func (w *world) member() store.MemberConfig {
 	w.t.Helper()
 	ca, cert, key := w.identity("a").Files()
 	addr := w.spec.Sites["a"].Store
+	return store.MemberConfig{Deployment: w.spec.Deployment, Site: "a", Dir: filepath.Join(w.dir, "store"),
+		ListenClient: addr.ListenClient, ListenPeer: addr.ListenPeer, AdvertiseClient: addr.Client, AdvertisePeer: addr.Peer,
+		InitialCluster: map[topo.SiteID]string{"a": addr.Peer}, CA: ca, Cert: cert, Key: key,
+		Heartbeat: 50 * time.Millisecond, Election: 500 * time.Millisecond}
+}
+
+func (w *world) startStore() {
+	w.t.Helper()
+	conf := w.member()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		ended <- store.RunMember(ctx, store.MemberConfig{Deployment: w.spec.Deployment, Site: "a", Dir: filepath.Join(dir, "store"),
-			ListenClient: addr.ListenClient, ListenPeer: addr.ListenPeer, AdvertiseClient: addr.Client, AdvertisePeer: addr.Peer,
-			InitialCluster: map[topo.SiteID]string{"a": addr.Peer}, CA: ca, Cert: cert, Key: key,
-			Heartbeat: 50 * time.Millisecond, Election: 500 * time.Millisecond, Ready: func() { close(ready) }})
-	}()
+	conf.Ready = func() { close(ready) }
+	go func() { ended <- store.RunMember(ctx, conf) }()
 	select {
 	case <-ready:
 	case err := <-ended:
@@ -172,12 +181,13 @@ func (w *world) startStore(dir string) {
 	case <-time.After(30 * time.Second):
 		w.t.Fatal("store is not ready after 30 s")
 	}
-	w.t.Cleanup(func() {
+	w.loseStore = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			w.t.Errorf("store: %v", err)
 		}
 	})
+	w.t.Cleanup(w.loseStore)
 }
 
 // newSite makes a database with the application's table, its roles, and the fence.

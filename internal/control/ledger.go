@@ -106,6 +106,9 @@ func (l *ledger) reread(ctx context.Context) (handover.Event, error) {
 	}
 	body, rev, err := l.store.Handover(ctx, l.id)
 	exists := err == nil
+	if errors.Is(err, store.ErrNotFound) && l.rev != 0 && l.replaced(ctx) {
+		return nil, fmt.Errorf("%w: the store was recovered without it", errDeposed)
+	}
 	if err != nil && (!errors.Is(err, store.ErrNotFound) || l.rev != 0) {
 		return failed(err)
 	}
@@ -125,6 +128,13 @@ func (l *ledger) reread(ctx context.Context) (handover.Event, error) {
 		l.rev, l.written = rev, rec
 	}
 	return handover.Observed{Exists: exists, Record: rec}, nil
+}
+
+// replaced tells whether the store is of a newer generation than the one that this handover was claimed in: it began
+// with what was left, and that may be without the handover.
+func (l *ledger) replaced(ctx context.Context) bool {
+	o, _, err := l.store.Ownership(ctx)
+	return err == nil && o.Generation > l.owners.Generation
 }
 
 // save writes the record off the critical path. The error is errDeposed.

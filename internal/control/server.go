@@ -29,6 +29,8 @@ type ServerConfig struct {
 	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not. The hub has the document that it rests on
 	Conflicts  ConflictLog
 	Page       http.Handler // the status page, for operators' browsers; served at pagePaths; nil: none
+	Store      StoreMembers // nil: the store is an external one
+	Evidence   func(ctx context.Context, seal uint64) (topo.Evidence, error)
 	Standby    func() error // not nil: this agent is not its site's active one, and why; nil: it always is
 	Logger     *slog.Logger
 }
@@ -107,6 +109,15 @@ func (s *Server) handler() http.Handler {
 		for _, path := range pagePaths {
 			add("GET "+path, operators, s.page)
 		}
+	}
+	if s.cfg.Store != nil {
+		add("GET /v1/store/members", operators, s.storeMembers)
+		add("POST /v1/store/add", operators, s.storeAdd)
+		add("POST /v1/store/remove", operators, s.storeRemove)
+		add("GET /v1/store/backup", operators, s.storeBackup)
+	}
+	if s.cfg.Evidence != nil {
+		add("POST /v1/evidence", operators, s.evidence)
 	}
 	local := s.cfg.Local
 	add("POST /v1/site/ready", sites, step(s, local.Ready))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/atollhq/atoll/internal/postgres"
 	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
 )
@@ -25,6 +26,9 @@ func (k *Keeper) renew(ctx context.Context, c *cycle, t task) error {
 		c.refused()
 	case err != nil: // also a renewal whose ownership cannot be read: what may stay open is not known
 		c.unanswered(now)
+	case r.Ownership.Generation < k.Ownership().Generation: // a store that was replaced: what it grants counts for nothing
+		c.unanswered(now)
+		return fmt.Errorf("the store that answers is of generation %d, and generation %d is known: %w", r.Ownership.Generation, k.Ownership().Generation, postgres.ErrFormerStore)
 	default:
 		if r.OwnershipRevision != 0 {
 			k.note(r.Ownership)
@@ -58,6 +62,9 @@ func (k *Keeper) enforce(ctx context.Context, c *cycle, t task) error {
 	o, from := k.ownership()
 	st, err := k.cfg.Fence.State(ctx)
 	if err == nil {
+		err = k.reign(ctx, o, st)
+	}
+	if err == nil {
 		continuous := !c.returns && c.inForce(time.Now())
 		p := planFence(k.cfg.Site, o, from, st, continuous)
 		if p.surplus || !continuous { // without surplus too: it voids openings that an earlier keeper still has under way
@@ -81,12 +88,27 @@ func (k *Keeper) enforce(ctx context.Context, c *cycle, t task) error {
 	return nil
 }
 
+// reign tells the database of the ownership's generation before anything is extended or opened under it, and refuses to
+// go on under one that is over.
+func (k *Keeper) reign(ctx context.Context, o topo.Ownership, st postgres.FenceState) error {
+	switch {
+	case o.Generation < st.Generation:
+		return fmt.Errorf("the ownership is of generation %d, and the database was told of generation %d: %w", o.Generation, st.Generation, postgres.ErrFormerStore)
+	case o.Generation > st.Generation:
+		return k.cfg.Fence.RaiseGeneration(ctx, o.Generation)
+	}
+	return nil
+}
+
 // open opens what o says is open here, and says so to those who wait for it. The fence's token is held.
 func (k *Keeper) open(ctx context.Context, o topo.Ownership, from moves) error {
 	if o.Version == 0 {
 		return nil // not bootstrapped
 	}
 	st, err := k.cfg.Fence.State(ctx)
+	if err == nil {
+		err = k.reign(ctx, o, st)
+	}
 	if err != nil {
 		return err
 	}

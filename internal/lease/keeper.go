@@ -63,6 +63,7 @@ type Fence interface {
 	DistrustClock(context.Context) error
 	ForgetMoments(context.Context) error
 	EndWriters(ctx context.Context, patience, bound time.Duration) ([]postgres.Blocker, error)
+	RaiseGeneration(ctx context.Context, generation uint64) error
 }
 
 // Config describes a keeper.

@@ -155,6 +155,8 @@ type memFence struct {
 	calls    []string
 	cuts     []topo.CutRange // all that were recorded
 
+	generation uint64 // the newest that the database was told of
+
 	hang   bool          // every request hangs until its deadline
 	slow   time.Duration // of each answer to a heartbeat
 	refuse map[string]error
@@ -303,7 +305,7 @@ func (f *memFence) State(ctx context.Context) (st postgres.FenceState, err error
 		st = postgres.FenceState{
 			Buckets: map[topo.KeyspaceID]int{"users": f.buckets},
 			Bits:    map[topo.KeyspaceID]topo.Spans{"users": f.onLocked()},
-			Rows:    map[topo.KeyspaceID][]postgres.BucketRow{}, Lease: f.lease, Clock: f.clock(),
+			Rows:    map[topo.KeyspaceID][]postgres.BucketRow{}, Lease: f.lease, Clock: f.clock(), Generation: f.generation,
 		}
 		for b := range topo.BucketID(f.buckets) {
 			if row, ok := f.rows[b]; ok {
@@ -326,6 +328,13 @@ func (f *memFence) Restrict(ctx context.Context, keep map[topo.KeyspaceID]topo.S
 	})
 }
 
+func (f *memFence) RaiseGeneration(ctx context.Context, generation uint64) error {
+	return f.call(ctx, "generation", func() error {
+		f.generation = max(f.generation, generation)
+		return nil
+	})
+}
+
 func (f *memFence) RecordCuts(ctx context.Context, cuts []topo.CutRange) error {
 	return f.call(ctx, "cuts", func() error {
 		f.cuts = append(f.cuts, cuts...)
@@ -336,6 +345,9 @@ func (f *memFence) RecordCuts(ctx context.Context, cuts []topo.CutRange) error {
 func (f *memFence) OpenBuckets(ctx context.Context, o postgres.OpenOrder) error {
 	return f.call(ctx, "open "+string(o.Handover), func() error {
 		var stale error
+		if o.Generation < f.generation {
+			return postgres.ErrFormerStore
+		}
 		for _, sp := range o.Buckets {
 			for b := sp.First; b <= sp.Last; b++ {
 				row := f.rows[b]

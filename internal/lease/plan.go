@@ -115,7 +115,7 @@ func (p *plan) keyspace(site topo.SiteID, o topo.Ownership, ks topo.KeyspaceID, 
 		p.problems = append(p.problems, fmt.Errorf("keyspace %s: the fence is at higher epochs than the ownership for %d buckets; was the store restored from an old copy?", ks, ahead))
 	}
 	for _, id := range slices.Sorted(maps.Keys(orders)) {
-		p.open = append(p.open, postgres.OpenOrder{Handover: id, Keyspace: ks, Buckets: orders[id]})
+		p.open = append(p.open, postgres.OpenOrder{Handover: id, Keyspace: ks, Buckets: orders[id], Generation: o.Generation})
 	}
 }
 

@@ -307,6 +307,9 @@ func (f *simFence) OpenBuckets(ctx context.Context, o postgres.OpenOrder) error 
 	return errors.Join(err, stale)
 }
 
+// RaiseGeneration: the model's store is never recovered, so its one generation is what every document has.
+func (f *simFence) RaiseGeneration(context.Context, uint64) error { return nil }
+
 func (f *simFence) RecordOwners(ctx context.Context, _ topo.Ownership) error {
 	return f.ask(ctx, func() error { return nil })
 }

@@ -54,7 +54,9 @@ type FenceState struct {
 	Rows    map[topo.KeyspaceID][]BucketRow // this site's epoch rows, in order
 	Lease   time.Time                       // the moment until which writes are accepted; zero if never set
 	Clock   time.Time                       // the database's clock
-	Gaps    []string                        // partitions that TRUNCATE could empty; `atoll apply` closes them
+	// Generation is the newest of the store that the database was told of; 0: none yet.
+	Generation uint64
+	Gaps       []string // partitions that TRUNCATE could empty; `atoll apply` closes them
 }
 
 // OpenFence connects to the site's database as the agent's role. It refuses a database that `atoll apply` has not
@@ -78,11 +80,11 @@ func (f *Fence) Close() { f.conns.close() }
 
 func (f *Fence) check(ctx context.Context, c *pgx.Conn) error {
 	var installed bool
-	if err := c.QueryRow(ctx, `SELECT to_regclass('atoll.install') IS NOT NULL`).Scan(&installed); err != nil {
+	if err := c.QueryRow(ctx, `SELECT to_regclass('atoll.install') IS NOT NULL AND to_regclass('atoll.generation') IS NOT NULL`).Scan(&installed); err != nil {
 		return err
 	}
 	if !installed {
-		return errors.New("this database is not prepared; run `atoll apply`")
+		return errors.New("this database is not prepared, or by an older version; run `atoll apply`")
 	}
 	var format int
 	var site topo.SiteID
@@ -138,7 +140,8 @@ func (f *Fence) State(ctx context.Context) (FenceState, error) {
 
 func (st *FenceState) readMoments(ctx context.Context, c *pgx.Conn) error {
 	var lease *int64
-	err := c.QueryRow(ctx, `SELECT pg_sequence_last_value('atoll.lease'), clock_timestamp()`).Scan(&lease, &st.Clock)
+	err := c.QueryRow(ctx, `SELECT pg_sequence_last_value('atoll.lease'), clock_timestamp(), coalesce((SELECT generation FROM atoll.generation), 0)`).
+		Scan(&lease, &st.Clock, &st.Generation)
 	if err == nil && lease != nil {
 		st.Lease = time.UnixMilli(*lease)
 	}

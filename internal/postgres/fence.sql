@@ -148,8 +148,25 @@ BEGIN
   DELETE FROM atoll.closing c WHERE c.keyspace = ks AND c.handover = ho;
 END $$;
 
+-- the newest generation of the store that this database was told of: nothing opens, and no lease is extended, under an
+-- older one. One row, or none. It stands here and not among the tables so that a database that was prepared before gets it.
+CREATE TABLE IF NOT EXISTS atoll.generation (id int PRIMARY KEY DEFAULT 1 CHECK (id = 1), generation bigint NOT NULL);
+
+-- tells the database of a generation; it only grows. No opening is under way when this returns.
+CREATE OR REPLACE FUNCTION atoll.raise_generation(told bigint) RETURNS bigint
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM FROM atoll.keyspace ORDER BY id FOR UPDATE;
+  INSERT INTO atoll.generation AS g (id, generation) VALUES (1, told)
+  ON CONFLICT (id) DO UPDATE SET generation = greatest(g.generation, excluded.generation);
+  RETURN (SELECT g.generation FROM atoll.generation g);
+END $$;
+
+-- this form knew no generations
+DROP FUNCTION IF EXISTS atoll.open_rows(text, text, jsonb, bigint);
+
 -- first half of opening: the epoch rows and the marker, committed before any bit is set (I6: only a higher epoch)
-CREATE OR REPLACE FUNCTION atoll.open_rows(ks text, ho text, spans jsonb, seen bigint) RETURNS jsonb
+CREATE OR REPLACE FUNCTION atoll.open_rows(ks text, ho text, spans jsonb, seen bigint, under bigint DEFAULT 0) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
   me text := (SELECT site FROM atoll.install);
@@ -159,6 +176,8 @@ DECLARE
 BEGIN
   IF k.restricts <> seen THEN
     RETURN jsonb_build_object('outcome', 'restricted');
+  ELSIF EXISTS (SELECT FROM atoll.generation g WHERE g.generation > under) THEN
+    RETURN jsonb_build_object('outcome', CASE under WHEN 0 THEN 'restricted' ELSE 'former' END);
   END IF;
   SELECT jsonb_agg(jsonb_build_object('bucket', w.bucket, 'asked', w.asked, 'epoch', greatest(w.epoch, w.closing),
                                       'state', w.state, 'handover', coalesce(w.closing_by, w.handover)) ORDER BY w.bucket)

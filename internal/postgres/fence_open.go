@@ -16,6 +16,8 @@ type OpenOrder struct {
 	Handover topo.HandoverID
 	Keyspace topo.KeyspaceID
 	Buckets  []topo.EpochSpan
+	// Generation is that of the ownership that the order comes from. A database that was told of a newer one refuses.
+	Generation uint64
 }
 
 // OpenBuckets opens buckets at their epochs. The epoch rows and the marker (the epoch's first word) are committed
@@ -49,18 +51,25 @@ func (f *Fence) OpenBuckets(ctx context.Context, o OpenOrder) error {
 // makes this Fence current again.
 var errTakenOver = fmt.Errorf("another agent of this site has restricted the fence since: %w", ErrStale)
 
+// ErrFormerStore: the database was told of a newer generation of the store than the one that an order comes from.
+var ErrFormerStore = errors.New("the store that says so was replaced by a newer generation, of which this site's database was told; " +
+	"stop the members that are left over from the former one")
+
 func openOn(ctx context.Context, c *pgx.Conn, o OpenOrder, restricts int64) (late []LateBucket, err error) {
 	spans := o.Buckets
 	for {
 		var reply fenceReply
-		if err := c.QueryRow(ctx, `SELECT atoll.open_rows($1, $2, $3, $4)`, o.Keyspace, o.Handover, spans, restricts).Scan(&reply); err != nil {
+		if err := c.QueryRow(ctx, `SELECT atoll.open_rows($1, $2, $3, $4, $5)`, o.Keyspace, o.Handover, spans, restricts, int64(o.Generation)).Scan(&reply); err != nil {
 			return nil, err
 		}
 		if reply.Outcome == "written" {
 			break
 		}
-		if reply.Outcome == "restricted" {
+		switch reply.Outcome {
+		case "restricted":
 			return late, errTakenOver
+		case "former":
+			return late, ErrFormerStore
 		}
 		late = append(late, reply.Late...)
 		if spans = withoutLate(spans, reply.Late); len(spans) == 0 {

@@ -61,9 +61,10 @@ type Config struct {
 	// Dial replaces dialling by TCP, for networks where a site is reached elsewhere than where it says. The proxy of
 	// the environment is never used.
 	Dial   func(ctx context.Context, site topo.SiteID, addr string) (net.Conn, error)
-	Prefer topo.SiteID   // asked first while it answers; the own site
-	Try    time.Duration // deadline of one try at one member; 0 is 500 ms, for round trips up to about 150 ms
-	Logger *slog.Logger  // nil discards
+	Peers  map[topo.SiteID]string // the members' peer addresses, to name those that have never started; may be nil
+	Prefer topo.SiteID            // asked first while it answers; the own site
+	Try    time.Duration          // deadline of one try at one member; 0 is 500 ms, for round trips up to about 150 ms
+	Logger *slog.Logger           // nil discards
 }
 
 // Client reads and writes the records of one deployment. It is safe for concurrent use.
@@ -81,6 +82,7 @@ type Client struct {
 		sync.Mutex
 		answered int    // index of the member that answered last
 		suspect  []bool // did not answer last time: asked after the others until the scout gets an answer
+		reign    peeked // the store of the highest generation that has answered
 	}
 }
 
@@ -188,7 +190,7 @@ func (c *Client) openMember(e Endpoint) (*clientMember, error) {
 				m.mu.Unlock()
 				return conn, err
 			}),
-			grpc.WithChainUnaryInterceptor(failFastUnary),
+			grpc.WithChainUnaryInterceptor(failFastUnary, c.refuseFormer),
 			grpc.WithChainStreamInterceptor(failFastStream),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
@@ -235,10 +237,14 @@ func (c *Client) dial(ctx context.Context, m *clientMember) (net.Conn, error) {
 // do asks one member after the other until one answers, for as long as ctx allows. call's error is either an answer
 // (returned as it is) or a failure to answer (transient), which moves on to the next member.
 func (c *Client) do(ctx context.Context, call func(context.Context, *clientv3.Client) error) error {
+	return c.doIn(ctx, c.cfg.Try, call)
+}
+
+func (c *Client) doIn(ctx context.Context, bound time.Duration, call func(context.Context, *clientv3.Client) error) error {
 	failures := make([]error, len(c.members))
 	for {
 		for _, i := range c.order() {
-			try, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), c.cfg.Try)
+			try, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), bound)
 			err := call(try, c.members[i].etcd)
 			cancel()
 			if err == nil || !transient(err) {

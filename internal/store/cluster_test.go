@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"net/url"
@@ -62,6 +63,7 @@ type memberConf struct {
 	ListenClient, ListenPeer       string
 	AdvertiseClient, AdvertisePeer string
 	InitialCluster                 map[topo.SiteID]string
+	Clients                        map[topo.SiteID]string
 	CA, Cert, Key                  string
 }
 
@@ -70,7 +72,7 @@ func (m memberConf) config() MemberConfig {
 		Deployment: m.Deployment, Site: m.Site, Dir: m.Dir,
 		ListenClient: m.ListenClient, ListenPeer: m.ListenPeer,
 		AdvertiseClient: m.AdvertiseClient, AdvertisePeer: m.AdvertisePeer,
-		InitialCluster: m.InitialCluster, CA: m.CA, Cert: m.Cert, Key: m.Key,
+		InitialCluster: m.InitialCluster, Clients: m.Clients, CA: m.CA, Cert: m.Cert, Key: m.Key,
 		Heartbeat: 50 * time.Millisecond, Election: 500 * time.Millisecond,
 	}
 }
@@ -110,6 +112,32 @@ type process struct {
 	env  []string
 	cmd  *exec.Cmd
 	in   *os.File // kept open: the child ends when it closes
+	said *said    // to stderr
+	come chan bool
+}
+
+// said collects what a process says.
+type said struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *said) has(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Contains(s.text.String(), text)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 var sites = []topo.SiteID{"a", "b", "w"}
@@ -118,38 +146,56 @@ var sites = []topo.SiteID{"a", "b", "w"}
 // other only through one proxy per member.
 func startCluster(t testing.TB, proxied bool) *cluster {
 	t.Helper()
+	c := newCluster(t, proxied, sites...)
+	c.start(t, sites...)
+	return c
+}
+
+// newCluster prepares members; the first three are each other's initial ones.
+func newCluster(t testing.TB, proxied bool, of ...topo.SiteID) *cluster {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "atoll-store-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &cluster{dir: dir, ca: newTestCA(t, dir), members: map[topo.SiteID]*process{}, proxies: map[topo.SiteID]*connectProxy{}}
-	initial := map[topo.SiteID]string{}
+	initial, clients := map[topo.SiteID]string{}, map[topo.SiteID]string{}
 	listen := map[string]string{} // advertised peer address → where it listens
-	for _, s := range sites {
+	for _, s := range of {
 		conf := memberConf{
 			Deployment: "shop", Site: s, Dir: filepath.Join(dir, "data-"+string(s)),
-			ListenClient: freeAddr(t), ListenPeer: freeAddr(t), InitialCluster: initial,
+			ListenClient: freeAddr(t), ListenPeer: freeAddr(t), InitialCluster: initial, Clients: clients,
 		}
 		conf.AdvertiseClient, conf.AdvertisePeer = conf.ListenClient, conf.ListenPeer
 		if proxied {
 			conf.AdvertisePeer = string(s) + ".store.atoll:2380"
 		}
 		conf.CA, conf.Cert, conf.Key = c.ca.issue(t, "site-"+string(s), SiteServerName)
-		initial[s], listen[conf.AdvertisePeer] = conf.AdvertisePeer, conf.ListenPeer
+		if len(initial) < len(sites) {
+			initial[s], clients[s], listen[conf.AdvertisePeer] = conf.AdvertisePeer, conf.AdvertiseClient, conf.ListenPeer
+		} else { // of an edited spec
+			conf.InitialCluster, conf.Clients = maps.Clone(initial), maps.Clone(clients)
+			conf.InitialCluster[s], conf.Clients[s] = conf.AdvertisePeer, conf.AdvertiseClient
+		}
 		c.members[s] = &process{conf: conf}
 	}
-	for _, s := range sites {
+	for _, s := range of {
 		if proxied {
 			c.proxies[s] = newConnectProxy(t, listen)
 			c.members[s].env = []string{"HTTPS_PROXY=http://" + c.proxies[s].addr()}
 		}
 	}
+	return c
+}
+
+// start starts members at the same time, and waits for all.
+func (c *cluster) start(t testing.TB, of ...topo.SiteID) {
+	t.Helper()
 	var wg sync.WaitGroup
-	for _, s := range sites {
+	for _, s := range of {
 		wg.Go(func() { c.members[s].start(t) })
 	}
 	wg.Wait()
-	return c
 }
 
 func (c *cluster) stop() {
@@ -164,6 +210,13 @@ func (c *cluster) stop() {
 
 // start returns when the member is ready.
 func (p *process) start(t testing.TB) {
+	t.Helper()
+	p.spawn(t)
+	p.await(t)
+}
+
+// spawn starts the member; it may wait for others.
+func (p *process) spawn(t testing.TB) {
 	body, err := json.Marshal(p.conf)
 	if err != nil {
 		t.Error(err)
@@ -174,11 +227,11 @@ func (p *process) start(t testing.TB) {
 		t.Error(err)
 		return
 	}
-	p.in = w
+	p.in, p.said, p.come = w, &said{}, make(chan bool, 1)
 	p.cmd = exec.Command(os.Args[0], "-test.run=^$")
 	p.cmd.Env = append(os.Environ(), memberEnv+"="+string(body))
 	p.cmd.Env = append(p.cmd.Env, p.env...)
-	p.cmd.Stdin = r
+	p.cmd.Stdin, p.cmd.Stderr = r, p.said
 	if testing.Verbose() && os.Getenv("ATOLL_TEST_STORE_LOG") != "" {
 		p.cmd.Stderr = os.Stderr
 	}
@@ -192,21 +245,43 @@ func (p *process) start(t testing.TB) {
 		return
 	}
 	r.Close()
-	ready := make(chan bool, 1)
+	come := p.come
 	go func() {
 		line, _ := bufio.NewReader(out).ReadString('\n')
-		ready <- strings.TrimSpace(line) == "ready"
+		come <- strings.TrimSpace(line) == "ready"
 	}()
-	select {
-	case ok := <-ready:
-		if !ok {
-			t.Errorf("member %s ended before it was ready", p.conf.Site)
-		}
-	case <-time.After(30 * time.Second):
-		p.cmd.Process.Kill()
-		<-ready
-		t.Errorf("member %s is not ready after 30 s", p.conf.Site)
+}
+
+// await returns when the member is ready.
+func (p *process) await(t testing.TB) {
+	t.Helper()
+	if p.cmd == nil || p.cmd.Process == nil {
+		return
 	}
+	select {
+	case ok := <-p.come:
+		if !ok {
+			t.Errorf("member %s ended before it was ready: %s", p.conf.Site, p.said)
+		}
+	case <-time.After(60 * time.Second):
+		p.cmd.Process.Kill()
+		<-p.come
+		t.Errorf("member %s is not ready after 60 s: %s", p.conf.Site, p.said)
+	}
+}
+
+// ended waits for a member that ends by itself, and returns what it said.
+func (p *process) ended(t testing.TB) string {
+	t.Helper()
+	stuck := time.AfterFunc(60*time.Second, func() {
+		t.Errorf("member %s goes on: %s", p.conf.Site, p.said)
+		p.cmd.Process.Kill()
+	})
+	p.cmd.Wait()
+	stuck.Stop()
+	p.in.Close()
+	p.cmd = nil
+	return p.said.String()
 }
 
 func (p *process) signal(sig syscall.Signal) { p.cmd.Process.Signal(sig) }
@@ -250,12 +325,13 @@ func sharedCluster(t testing.TB) *cluster {
 func (c *cluster) config(t testing.TB, deployment string, of ...topo.SiteID) Config {
 	t.Helper()
 	ca, cert, key := c.ca.issue(t, "site-client", SiteServerName)
-	cfg := Config{Deployment: deployment, Prefer: "a", TLS: func(topo.SiteID) *tls.Config { return clientTLS(t, ca, cert, key) }}
+	cfg := Config{Deployment: deployment, Prefer: "a", Peers: map[topo.SiteID]string{}, TLS: func(topo.SiteID) *tls.Config { return clientTLS(t, ca, cert, key) }}
 	if len(of) == 0 {
 		of = sites
 	}
 	for _, s := range of {
 		cfg.Endpoints = append(cfg.Endpoints, Endpoint{s, c.members[s].conf.AdvertiseClient})
+		cfg.Peers[s] = c.members[s].conf.AdvertisePeer
 	}
 	return cfg
 }

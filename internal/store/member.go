@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -39,8 +40,12 @@ type MemberConfig struct {
 	ListenClient, ListenPeer       string // host must be an IP address, or empty for all
 	AdvertiseClient, AdvertisePeer string // where others reach it; host names are resolved by whoever dials (see RunMember)
 
-	// InitialCluster is every member's AdvertisePeer, this one's too; fixed once the data exists.
+	// InitialCluster is every member's AdvertisePeer, this one's too, as the spec has them. Only a member with an empty
+	// folder goes by it, to find the others; afterwards the store itself knows its members.
 	InitialCluster map[topo.SiteID]string
+	// Clients is every member's AdvertiseClient: a member that is left over from before a recovery is found out by it.
+	// nil: nothing is looked for.
+	Clients map[topo.SiteID]string
 
 	CA, Cert, Key string // files; the site's certificate is used as server and as client
 
@@ -69,6 +74,12 @@ func RunMember(ctx context.Context, cfg MemberConfig) error {
 	if err := claimDir(cfg); err != nil {
 		return fmt.Errorf("store member %s: %w", cfg.Site, err)
 	}
+	switch err := cfg.begin(ctx, conf, log); {
+	case ctx.Err() != nil: // while it waited
+		return nil
+	case err != nil:
+		return fmt.Errorf("store member %s: %w", cfg.Site, err)
+	}
 	ending, end := context.WithCancel(context.Background())
 	defer end()
 	// Watches would keep Close waiting for its whole bound.
@@ -80,9 +91,17 @@ func RunMember(ctx context.Context, cfg MemberConfig) error {
 	}
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(cfg.InitialCluster)), func(s topo.SiteID) bool { return s == cfg.Site })
 	log.Info("store member started", "site", cfg.Site, "clients", cfg.ListenClient, "peers", cfg.ListenPeer, "others", others)
-	ready := member.Server.ReadyNotify()
+	var ready <-chan struct{}
+	var watching sync.WaitGroup
+	defer watching.Wait() // second
+	defer end()           // first
+	looked, former := cfg.lookForNewer(ending, &watching, member)
 	for {
 		select {
+		case <-looked: // nobody is told before
+			looked = nil
+			ready = member.Server.ReadyNotify()
+			continue
 		case <-ready:
 			ready = nil
 			log.Info("store member is ready", "site", cfg.Site)
@@ -90,6 +109,8 @@ func RunMember(ctx context.Context, cfg MemberConfig) error {
 				cfg.Ready()
 			}
 			continue
+		case err = <-former:
+			err = fmt.Errorf("store member %s: %w", cfg.Site, err)
 		case <-ctx.Done():
 		case err = <-member.Err():
 			err = fmt.Errorf("store member %s: %w", cfg.Site, err)

@@ -132,8 +132,9 @@ func TestMemberRefusesToStart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, []string{"data of member b", "this is a"}},
-		{"other members", func(t *testing.T, m *memberConf) {
+		{"other addresses", func(t *testing.T, m *memberConf) {
 			other := m.config()
+			m.InitialCluster["b"] = "10.0.0.2:2380"
 			other.InitialCluster = map[topo.SiteID]string{"a": m.AdvertisePeer, "b": "10.0.0.1:2380"}
 			if err := claimDir(other); err != nil {
 				t.Fatal(err)

@@ -53,11 +53,17 @@ func claimDir(cfg MemberConfig) error {
 		return fmt.Errorf("%s holds data of deployment %q, this is %q; choose another folder", cfg.Dir, got.Deployment, want.Deployment)
 	case got.Site != want.Site:
 		return fmt.Errorf("%s holds the data of member %s, this is %s; members never share or exchange folders", cfg.Dir, got.Site, want.Site)
-	case !maps.Equal(got.Members, want.Members):
-		return fmt.Errorf("%s was made for the members %v, the configuration has %v; restore the old addresses: the members of a running store are not changed by configuration",
-			cfg.Dir, got.Members, want.Members)
 	}
-	return nil
+	for site, addr := range got.Members { // members come and go by atoll store add and remove; none moves
+		if now, still := want.Members[site]; still && now != addr {
+			return fmt.Errorf("%s was made for the members %v, the configuration has %v; restore the old addresses: a member changes its address by atoll store remove and add",
+				cfg.Dir, got.Members, want.Members)
+		}
+	}
+	if maps.Equal(got.Members, want.Members) {
+		return nil
+	}
+	return writeMemberFile(path, want)
 }
 
 func parseMemberFile(body []byte) (memberFile, error) {
