@@ -48,9 +48,10 @@ func (w *world) open(id topo.SiteID) {
 // linked waits until both links stream.
 func (w *world) linked() {
 	w.t.Helper()
-	w.eventually("both links stream", func() bool {
+	n := len(w.spec.FullSites())
+	w.eventually("all links stream", func() bool {
 		st, err := w.people.Status(w.t.Context(), false)
-		if err != nil || len(st.Sites) != 2 {
+		if err != nil || len(st.Sites) != n {
 			return false
 		}
 		up := 0
@@ -61,7 +62,7 @@ func (w *world) linked() {
 				}
 			}
 		}
-		return up == 2
+		return up == n*(n-1)
 	})
 }
 

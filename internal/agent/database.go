@@ -160,8 +160,7 @@ func (a *agent) serving(db *database) *replicate.Serve {
 			if !slices.Contains(a.others(), target) {
 				return nil, fmt.Errorf("site %s is not in the spec of site %s, or has no database", target, a.site)
 			}
-			return opened(postgres.OpenCapture(ctx, postgres.CaptureConfig{DSN: a.cfg.DSN, Site: a.site, Target: target,
-				Deployment: a.cfg.Spec.Deployment, Tables: a.tables, Keyspaces: a.cfg.Spec.KeyspaceTable(), Logger: a.log}))
+			return opened(a.capture(ctx, target))
 		},
 		OpenRelay: func(ctx context.Context, target, origin topo.SiteID) (replicate.Source, error) {
 			if err := db.whole(); err != nil {

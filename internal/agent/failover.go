@@ -93,6 +93,8 @@ func (s localSite) Standing(ctx context.Context, of topo.SiteID) (api.Standing, 
 	}
 	if err != nil {
 		out.Problem = "the database: " + err.Error()
+	} else if err := db.whole(); err != nil { // what it has is not what the site had
+		out.Problem = err.Error()
 	}
 	linkStanding(&out, follow.State(), silence)
 	return out, nil

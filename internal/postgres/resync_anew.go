@@ -82,7 +82,7 @@ func beginAnew(ctx context.Context, tx pgx.Tx, a Anew) error {
 	var halted string
 	err := tx.QueryRow(ctx, `INSERT INTO atoll.progress AS p (origin, position) VALUES ($1, $2)
 		ON CONFLICT (origin) DO UPDATE SET position = CASE p.halted WHEN '' THEN excluded.position ELSE p.position END,
-			committed_at = NULL, applied_at = clock_timestamp(), split = 0 RETURNING p.halted`, string(a.Origin), int64(a.Position)).Scan(&halted)
+			committed_at = NULL, applied_at = clock_timestamp(), split = 0, relay_from = NULL RETURNING p.halted`, string(a.Origin), int64(a.Position)).Scan(&halted)
 	if err != nil {
 		return fmt.Errorf("progress: %w", err)
 	}

@@ -248,6 +248,22 @@ func (a *Applied) reload(ctx context.Context, origin topo.SiteID, pos change.Pos
 	return nil
 }
 
+// Anew takes a place in a stream of an origin that has nothing to do with the one before: what anybody had applied of
+// that is void.
+func (a *Applied) Anew(origin topo.SiteID, pos change.Position) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.vector[origin] = uint64(pos)
+	maps.DeleteFunc(a.mu.recent, func(key arrival, _ come) bool { return key.site == origin })
+	for site, vector := range a.mu.peers {
+		vector = maps.Clone(vector) // it was handed over
+		delete(vector, origin)
+		a.mu.peers[site] = vector
+	}
+	close(a.mu.moved)
+	a.mu.moved = make(chan struct{})
+}
+
 // heard notes what another site says it has applied.
 func (a *Applied) heard(site topo.SiteID, vector topo.Vector) {
 	a.mu.Lock()

@@ -43,6 +43,7 @@ type Follow struct {
 	// pass it over; none if nothing of it is left to another site. May be nil, must not block.
 	Tail func(change.Position) []topo.SiteID
 
+	rebuild bool      // Copy is under way
 	second  bool      // Standby's turn; Run's goroutine only
 	unkept  bool      // it is recorded that nothing is kept; Run's goroutine only
 	missed  bool      // the origin was asked last, and has not given what it should; Run's goroutine only
@@ -156,12 +157,13 @@ func (f *Follow) Run(ctx context.Context) error {
 	}
 }
 
-// Copy connects once and takes an initial copy, for a sink that begins with one; the stream behind it is left to Run.
+// Copy connects once and takes a copy with which this site is rebuilt, for a sink that begins with one; the stream behind
+// it is left to Run.
 func (f *Follow) Copy(ctx context.Context) error {
 	if f.Logger == nil {
 		f.Logger = slog.New(slog.DiscardHandler)
 	}
-	f.CopyFrom = true
+	f.CopyFrom, f.rebuild = true, true
 	err := f.attempt(ctx, "", f.Addr)
 	var said *link.Refusal
 	if f.Standby != "" && errors.As(err, &said) && said.Reason == link.Closing && !errors.Is(err, errCopied) { // the agent there stands by
@@ -219,6 +221,8 @@ func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) erro
 	switch {
 	case progress.Known:
 		hello.Start, hello.Position, hello.Epochs = link.StartResume, progress.Position, progress.Epochs
+	case f.rebuild:
+		hello.Start = link.StartRebuild
 	case f.CopyFrom:
 		hello.Start = link.StartCopy
 	default:
