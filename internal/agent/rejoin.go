@@ -40,12 +40,12 @@ func (a *agent) returning(db *database) *rejoin.Rejoin {
 			return 0
 		},
 		Rebuilding: &rebuilding{agent: a, db: db}, WaitVector: db.applied.WaitVector, Logger: a.cfg.Log,
-		BeginAnew: func(ctx context.Context, anew postgres.Anew) error {
+		BeginAnew: func(ctx context.Context, anew postgres.Anew, last bool) error {
 			return a.afresh(ctx, db, func() error {
 				if err := db.fence.BeginAnew(ctx, anew); err != nil {
 					return err
 				}
-				db.applied.Anew(anew.Origin, anew.Position)
+				db.applied.Anew(anew.Origin, anew.Position, last)
 				return nil
 			})
 		},
@@ -185,13 +185,12 @@ func (r *rebuilding) Epochs(ctx context.Context) (change.Epochs, error) {
 }
 
 // Anew tells another site where this site's stream begins.
-func (r *rebuilding) Anew(ctx context.Context, to topo.SiteID, req api.BeginAnewRequest) error {
+func (r *rebuilding) Anew(ctx context.Context, to topo.SiteID, req api.BeginAnewRequest) (api.BeginAnewAnswer, error) {
 	client := r.remote[to]
 	if client == nil {
-		return fmt.Errorf("site %s is not in this agent's spec", to)
+		return api.BeginAnewAnswer{}, fmt.Errorf("site %s is not in this agent's spec", to)
 	}
-	_, err := client.BeginAnew(ctx, req)
-	return err
+	return client.BeginAnew(ctx, req)
 }
 
 // Rebuilt tells the keeper.

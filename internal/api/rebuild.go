@@ -42,10 +42,15 @@ type BeginAnewRequest struct {
 	Origin   topo.SiteID   `json:"origin"`
 	Position uint64        `json:"position"` // where it begins
 	Epochs   change.Epochs `json:"epochs"`   // at which Origin last held its buckets
+	// Last is the second round: every site has begun anew, and Until says what their streams may still hold of before.
+	Last  bool        `json:"last,omitempty"`
+	Until topo.Vector `json:"until,omitempty"`
 }
 
-// BeginAnewAnswer is empty: it has begun anew.
-type BeginAnewAnswer struct{}
+// BeginAnewAnswer says from where on the asked site's own stream speaks of the new one only.
+type BeginAnewAnswer struct {
+	Position uint64 `json:"position,omitempty"`
+}
 
 // PlaceRequest asks a site to make ready for the rebuild of the one that asks.
 type PlaceRequest struct {

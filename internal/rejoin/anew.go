@@ -85,11 +85,22 @@ func (r *Rejoin) BeginAnew(ctx context.Context, req api.BeginAnewRequest) (api.B
 	for _, c := range closings(req.Origin, o) {
 		anew.Handovers = append(anew.Handovers, c.handover)
 	}
-	if err := r.cfg.BeginAnew(ctx, anew); err != nil {
+	if len(req.Until) > 0 {
+		wait, cancel := context.WithTimeout(ctx, equalBound)
+		defer cancel()
+		if err := r.cfg.WaitVector(wait, req.Until); err != nil {
+			return unavailable(fmt.Errorf("site %s lacks what other sites had written before they began anew with site %s: %w", r.cfg.Site, req.Origin, err))
+		}
+	}
+	if err := r.cfg.BeginAnew(ctx, anew, req.Last); err != nil {
 		return unavailable(err)
 	}
-	r.log.Info("begins anew with a site's stream", "site", r.cfg.Site, "origin", req.Origin, "position", req.Position)
-	return api.BeginAnewAnswer{}, nil
+	at, err := r.cfg.Fence.Point(ctx)
+	if err != nil {
+		return unavailable(err)
+	}
+	r.log.Info("begins anew with a site's stream", "site", r.cfg.Site, "origin", req.Origin, "position", req.Position, "last", req.Last)
+	return api.BeginAnewAnswer{Position: uint64(at)}, nil
 }
 
 // remembered are the epochs of a site that another one may be told of: those that the ownership has left behind.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -33,7 +34,7 @@ type Rebuilding interface {
 	// Epochs are those at which this site last held its buckets.
 	Epochs(context.Context) (change.Epochs, error)
 	// Anew tells a site where this site's stream begins now.
-	Anew(ctx context.Context, to topo.SiteID, r api.BeginAnewRequest) error
+	Anew(ctx context.Context, to topo.SiteID, r api.BeginAnewRequest) (api.BeginAnewAnswer, error)
 	// Rebuilt says that the database is in order.
 	Rebuilt()
 }
@@ -292,14 +293,22 @@ func (r *Rejoin) places(ctx context.Context, what string, from topo.SiteID) erro
 }
 
 // beginAnew tells every other site where this site's stream begins. A second round makes sure that none counts what
-// another one had said of the former stream before it was told.
+// another one had said of the former stream before it was told, nor waits for what a marker of before asks of it.
 func (r *Rejoin) beginAnew(ctx context.Context, what string, anew api.BeginAnewRequest) error {
-	for range min(len(r.cfg.Peers), 2) {
+	until := topo.Vector{}
+	for _, anew.Last = range []bool{false, true} {
 		for _, peer := range r.cfg.Peers {
 			r.waits(what, "site %s to begin anew with this site's stream", peer)
-			if err := r.cfg.Rebuilding.Anew(ctx, peer, anew); err != nil {
+			anew.Until = nil
+			if anew.Last {
+				anew.Until = maps.Clone(until)
+				delete(anew.Until, peer)
+			}
+			answer, err := r.cfg.Rebuilding.Anew(ctx, peer, anew)
+			if err != nil {
 				return fmt.Errorf("site %s does not begin anew with this site's stream: %w", peer, err)
 			}
+			until[peer] = answer.Position
 		}
 	}
 	return nil

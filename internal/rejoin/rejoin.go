@@ -66,7 +66,9 @@ type Config struct {
 	WaitMarkers func(ctx context.Context, from topo.SiteID, id topo.HandoverID, keyspaces []topo.KeyspaceID) error
 	Flushed     func(target topo.SiteID) change.Position // what a target has of this site's changes, on disk; must not block
 	Rebuilding  Rebuilding
-	BeginAnew   func(context.Context, postgres.Anew) error // see postgres.Fence; nothing that was heard of the former stream counts behind it
+	// BeginAnew is postgres.Fence's, and nothing that was heard of the former stream counts behind it. Until it is called
+	// with last, nothing waits for what a marker asks of the origin.
+	BeginAnew func(ctx context.Context, a postgres.Anew, last bool) error
 	// Place makes a target's place in this site's stream anew, and answers a position behind it.
 	Place func(ctx context.Context, target topo.SiteID) (change.Position, error)
 	// WaitVector waits until this site has applied so much of other origins.

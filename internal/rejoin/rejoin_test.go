@@ -132,7 +132,7 @@ func (g *ground) rejoin(site topo.SiteID, peers ...topo.SiteID) *Rejoin {
 			}
 		},
 		Flushed:   func(topo.SiteID) change.Position { g.mu.Lock(); defer g.mu.Unlock(); return g.flushed },
-		BeginAnew: func(_ context.Context, a postgres.Anew) error { g.anew = append(g.anew, a); return nil },
+		BeginAnew: func(_ context.Context, a postgres.Anew, _ bool) error { g.anew = append(g.anew, a); return nil },
 		Place: func(_ context.Context, target topo.SiteID) (change.Position, error) {
 			g.calls = append(g.calls, "slot for "+string(target))
 			return 33, nil
@@ -235,9 +235,13 @@ func (g *ground) Place(_ context.Context, at topo.SiteID, r api.PlaceRequest) (a
 func (g *ground) Epochs(context.Context) (change.Epochs, error) {
 	return change.Epochs{"users": {1: 4, 2: 99}}, nil
 }
-func (g *ground) Anew(_ context.Context, to topo.SiteID, r api.BeginAnewRequest) error {
-	g.calls = append(g.calls, fmt.Sprintf("anew at %s: %d %v", to, r.Position, r.Epochs))
-	return nil
+func (g *ground) Anew(_ context.Context, to topo.SiteID, r api.BeginAnewRequest) (api.BeginAnewAnswer, error) {
+	text := fmt.Sprintf("anew at %s: %d %v", to, r.Position, r.Epochs)
+	if r.Last {
+		text = fmt.Sprintf("last %s %v", text, r.Until)
+	}
+	g.calls = append(g.calls, text)
+	return api.BeginAnewAnswer{Position: 41}, nil
 }
 
 func (g *ground) Resync(_ context.Context, from topo.SiteID, cuts []topo.CutRange, _ func(string)) (postgres.ResyncReport, error) {
@@ -423,7 +427,8 @@ func TestRebuild(t *testing.T) {
 	if err != nil || a.Logged != 5 || a.From != "b" {
 		t.Fatalf("%+v, %v", a, err)
 	}
-	want := []string{"begin false", "begin true", "place at b: false map[]", "resync from b, 5 cuts, 3 closed", "anew at b: 20 map[users:map[1:4]]", "rebuilt"}
+	want := []string{"begin false", "begin true", "place at b: false map[]", "resync from b, 5 cuts, 3 closed", "anew at b: 20 map[users:map[1:4]]",
+		"last anew at b: 20 map[users:map[1:4]] map[]", "rebuilt"}
 	if !slices.Equal(g.calls, want) || !slices.Equal(g.remarked, []string{"f1/catalog", "f1/users", "f2/users"}) {
 		t.Errorf("calls %q, marked again %q", g.calls, g.remarked)
 	}
@@ -457,7 +462,7 @@ func TestRebuildAmongThree(t *testing.T) {
 		}
 		anew := "20 map[users:map[1:4]]"
 		want := []string{"begin false", "begin true", "place at c: true map[]", "place at b: false map[c:70]", "resync from b, 5 cuts, 3 closed",
-			"anew at b: " + anew, "anew at c: " + anew, "anew at b: " + anew, "anew at c: " + anew, "rebuilt"}
+			"anew at b: " + anew, "anew at c: " + anew, "last anew at b: " + anew + " map[c:41]", "last anew at c: " + anew + " map[b:41]", "rebuilt"}
 		if !slices.Equal(g.calls, want) {
 			t.Errorf("calls %q", g.calls)
 		}
