@@ -57,12 +57,12 @@ func (w *world) linked() {
 		up := 0
 		for _, s := range st.Sites {
 			for _, l := range s.Links {
-				if l.Target == s.Site && l.Connected && l.LagMS >= 0 {
+				if l.Connected && (l.Target != s.Site || l.LagMS >= 0) { // each is seen at both of its ends
 					up++
 				}
 			}
 		}
-		return up == n*(n-1)
+		return up == 2*n*(n-1)
 	})
 }
 

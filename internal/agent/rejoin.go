@@ -21,6 +21,9 @@ func (db *database) whole() error {
 	if err := db.keeper.Differs(); err != nil {
 		return err
 	}
+	if o := db.document(); !o.Takes(db.site) && !db.admitted() {
+		return fmt.Errorf("site %s is no member of the deployment, or not any more; take it in with atoll site add %s", db.site, db.site)
+	}
 	if db.keeper.Status().Rebuild {
 		return errors.New("the site's database is another one than before, and has to be rebuilt from the site that owns its buckets now (atoll rebuild)")
 	}
@@ -30,7 +33,7 @@ func (db *database) whole() error {
 // returning makes this site's part in returns.
 func (a *agent) returning(db *database) *rejoin.Rejoin {
 	return rejoin.New(rejoin.Config{
-		Site: a.site, Peers: a.others(), Store: a.store, Ownership: a.hub.Ownership, Fence: db.fence, WaitMarkers: db.applied.WaitMarkers,
+		Site: a.site, Sites: a.listed(), Store: a.store, Ownership: a.hub.Ownership, Fence: db.fence, WaitMarkers: db.applied.WaitMarkers,
 		Flushed: func(target topo.SiteID) change.Position {
 			for _, t := range db.serve.State() {
 				if t.Target == target {
@@ -150,7 +153,7 @@ func (r *rebuilding) Resync(ctx context.Context, from topo.SiteID, cuts []topo.C
 	}
 	defer source.Close()
 	var others []*postgres.Capture
-	for _, site := range r.others() {
+	for _, site := range r.peers() {
 		if site == from {
 			continue
 		}
@@ -194,7 +197,10 @@ func (r *rebuilding) Anew(ctx context.Context, to topo.SiteID, req api.BeginAnew
 }
 
 // Rebuilt tells the keeper.
-func (r *rebuilding) Rebuilt() { r.db.keeper.Rebuilt() }
+func (r *rebuilding) Rebuilt() {
+	r.rebuilt.Store(true)
+	r.db.keeper.Rebuilt()
+}
 
 // returns answers for this site's part in returns, while this agent is active. It satisfies control.Returns.
 type returns struct{ *agent }

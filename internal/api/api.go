@@ -26,6 +26,9 @@
 //	POST /v1/site/begin-anew         BeginAnewRequest → BeginAnewAnswer
 //	POST /v1/site/place              PlaceRequest → PlaceAnswer
 //	POST /v1/site/standing           StandingRequest → Standing
+//	POST /v1/site/point              PointRequest → PointAnswer
+//	POST /v1/site/dismiss            DismissRequest → DismissAnswer
+//	POST /v1/members                 MemberRequest → MemberAnswer; to add a site, at its own agent, else at another's
 //
 // Anything but a 2xx carries an [Error]. Unknown fields are ignored, so that sites can be upgraded one at a time; a
 // newer Format is refused.

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/atollhq/atoll/internal/handover"
@@ -28,6 +29,12 @@ func (l *lookout) take(ctx context.Context, s handover.Lookout) handover.Event {
 		o, rev, err := l.c.cfg.Store.Ownership(ctx)
 		if err != nil {
 			return failed(err)
+		}
+		l.mu.Lock()
+		asked := l.mu.asked
+		l.mu.Unlock()
+		if !slices.Equal(asked, l.othersOf(o)) { // one has come or gone since the halt, and may stand beyond the cut
+			return handover.Conflict{Do: handover.Take}
 		}
 		next, taken, err := o.TakeOver(l.of, l.c.cfg.Site, s.Record.ID, s.Record.Failover.Position)
 		if err != nil {

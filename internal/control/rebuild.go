@@ -20,6 +20,12 @@ type Returns interface {
 	Place(ctx context.Context, r api.PlaceRequest) (api.PlaceAnswer, error)
 	// Standing is what this site knows of another one.
 	Standing(ctx context.Context, of topo.SiteID) (api.Standing, error)
+	// Point is a position behind all that is committed at this site.
+	Point(ctx context.Context, r api.PointRequest) (api.PointAnswer, error)
+	// Dismiss lets go of a site that is no member.
+	Dismiss(ctx context.Context, r api.DismissRequest) (api.DismissAnswer, error)
+	// ChangeMember takes a site in, or lets one go.
+	ChangeMember(ctx context.Context, who string, r api.MemberRequest) (api.MemberAnswer, error)
 }
 
 func (s *Server) rebuild(w http.ResponseWriter, r *http.Request, peer pki.Peer) error {
@@ -72,6 +78,18 @@ func (s *Server) standing(w http.ResponseWriter, r *http.Request, _ pki.Peer) er
 		return err
 	}
 	answer, err := s.cfg.Returns.Standing(r.Context(), req.Of)
+	if err != nil {
+		return err
+	}
+	return write(w, http.StatusOK, answer)
+}
+
+func (s *Server) changeMember(w http.ResponseWriter, r *http.Request, peer pki.Peer) error {
+	var req api.MemberRequest
+	if err := decode(r.Body, &req, true); err != nil { // typed by people: a misspelt dry_run must change nothing
+		return err
+	}
+	answer, err := s.cfg.Returns.ChangeMember(r.Context(), peer.String(), req)
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,14 @@ func (c *Capture) Anew(ctx context.Context) (change.Position, error) {
 	return slot.at, nil
 }
 
+// Drop drops the target's slot, whoever holds it, if there is one.
+func (c *Capture) Drop(ctx context.Context) error {
+	if err := c.dropSlot(ctx); err != nil {
+		return c.wrap(err)
+	}
+	return nil
+}
+
 // freshSlot is a slot that was just made, and a snapshot of the moment at which it begins. The snapshot can be taken
 // until the slot's connection is closed.
 type freshSlot struct {

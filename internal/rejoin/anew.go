@@ -19,7 +19,7 @@ func (r *Rejoin) Place(ctx context.Context, req api.PlaceRequest) (api.PlaceAnsw
 	unavailable := func(err error) (api.PlaceAnswer, error) {
 		return api.PlaceAnswer{}, &api.Error{Status: 503, Code: api.CodeUnavailable, Message: err.Error()}
 	}
-	if !slices.Contains(r.cfg.Peers, req.Site) {
+	if !slices.Contains(r.cfg.Sites, req.Site) {
 		return refused("site %q is no other full site of site %s", req.Site, r.cfg.Site)
 	}
 	o, _, err := r.cfg.Store.Ownership(ctx)

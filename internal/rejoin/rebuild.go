@@ -124,8 +124,8 @@ func (r *Rejoin) mayRebuild(ctx context.Context, req api.RebuildRequest) (topo.S
 	}
 	from := r.source(o)
 	switch {
-	case req.From != "" && !slices.Contains(r.cfg.Peers, req.From):
-		return "", o, refused("from", "", "site %q is no other full site; there are %s", req.From, join(r.cfg.Peers))
+	case req.From != "" && !slices.Contains(r.peers(), req.From):
+		return "", o, refused("from", "", "site %q is no other full site; there are %s", req.From, join(r.peers()))
 	case req.From != "":
 		from = req.From
 	case from == "":
@@ -137,12 +137,12 @@ func (r *Rejoin) mayRebuild(ctx context.Context, req api.RebuildRequest) (topo.S
 	}
 	if !r.cfg.Rebuilding.Replaced() && !r.broken(ctx) {
 		return "", o, refused("replaced", "the site returns by itself; see atoll status",
-			"the database is the one that the site had, and its streams for %s are whole: its tail is settled in the ordinary way", join(r.cfg.Peers))
+			"the database is the one that the site had, and its streams for %s are whole: its tail is settled in the ordinary way", join(r.peers()))
 	}
 	if lost := o.Unsettled(from); lost != "" {
 		return "", o, refused("source", "wait until that is settled, or name another site with --from", "site %s is itself returning from failover %s", from, lost)
 	}
-	for _, peer := range r.cfg.Peers {
+	for _, peer := range r.peers() {
 		if _, err := r.cfg.Rebuilding.Standing(ctx, peer); err != nil {
 			return "", o, refused("every-site", fmt.Sprintf("bring site %s back first", peer),
 				"every other full site takes part, because this site's stream begins anew there; site %s does not answer: %v", peer, err)
@@ -154,19 +154,20 @@ func (r *Rejoin) mayRebuild(ctx context.Context, req api.RebuildRequest) (topo.S
 // source is the site that is copied if nobody names one: one that follows this site in buckets that it lost, else the first.
 func (r *Rejoin) source(o topo.Ownership) topo.SiteID {
 	for _, c := range o.Cuts() {
-		if c.Cut.From == r.cfg.Site && slices.Contains(r.cfg.Peers, c.Range.Owner) {
+		if c.Cut.From == r.cfg.Site && slices.Contains(r.peers(), c.Range.Owner) {
 			return c.Range.Owner
 		}
 	}
-	if len(r.cfg.Peers) == 0 {
+	full := slices.DeleteFunc(r.peers(), func(s topo.SiteID) bool { return !o.Full(s) })
+	if len(full) == 0 {
 		return ""
 	}
-	return slices.Min(r.cfg.Peers)
+	return slices.Min(full)
 }
 
 // broken tells whether a stream of this site cannot go on.
 func (r *Rejoin) broken(ctx context.Context) bool {
-	return slices.ContainsFunc(r.cfg.Peers, func(peer topo.SiteID) bool { return r.cfg.Rebuilding.Broken(ctx, peer) != nil })
+	return slices.ContainsFunc(r.peers(), func(peer topo.SiteID) bool { return r.cfg.Rebuilding.Broken(ctx, peer) != nil })
 }
 
 // rebuild is the whole of it; each step may be repeated. The closing comes first, so that no writer of an old epoch is
@@ -245,7 +246,7 @@ func (r *Rejoin) equal(ctx context.Context, what string) error {
 	defer cancel()
 	for {
 		least, most := api.Standing{}, api.Standing{}
-		for i, peer := range r.cfg.Peers {
+		for i, peer := range r.peers() {
 			st, err := r.cfg.Rebuilding.Standing(ctx, peer)
 			if err != nil {
 				return fmt.Errorf("site %s does not say how far it has this site's changes: %w", peer, err)
@@ -274,7 +275,7 @@ func (r *Rejoin) places(ctx context.Context, what string, from topo.SiteID) erro
 	ctx, cancel := context.WithTimeout(ctx, equalBound)
 	defer cancel()
 	until := topo.Vector{}
-	for _, peer := range r.cfg.Peers {
+	for _, peer := range r.peers() {
 		if peer == from {
 			continue
 		}
@@ -297,7 +298,7 @@ func (r *Rejoin) places(ctx context.Context, what string, from topo.SiteID) erro
 func (r *Rejoin) beginAnew(ctx context.Context, what string, anew api.BeginAnewRequest) error {
 	until := topo.Vector{}
 	for _, anew.Last = range []bool{false, true} {
-		for _, peer := range r.cfg.Peers {
+		for _, peer := range r.peers() {
 			r.waits(what, "site %s to begin anew with this site's stream", peer)
 			anew.Until = nil
 			if anew.Last {

@@ -58,7 +58,7 @@ type Fence interface {
 // Config is what a Rejoin works with.
 type Config struct {
 	Site      topo.SiteID
-	Peers     []topo.SiteID // the other full sites
+	Sites     []topo.SiteID // the other full sites of the spec
 	Store     Store
 	Ownership func() (topo.Ownership, bool) // the newest that is known; must not block
 	Fence     Fence
@@ -104,6 +104,12 @@ func New(cfg Config) *Rejoin {
 	}
 	r.mu.notes = map[string]*note{}
 	return r
+}
+
+// peers are the other members, those that are joining included.
+func (r *Rejoin) peers() []topo.SiteID {
+	o, _ := r.cfg.Ownership()
+	return slices.DeleteFunc(o.TakingPart(r.cfg.Sites, true), func(s topo.SiteID) bool { return s == r.cfg.Site })
 }
 
 // Run closes what this site has lost and settles what it took, until ctx ends.

@@ -121,7 +121,7 @@ func newGround(t *testing.T, o topo.Ownership) *ground {
 }
 
 func (g *ground) rejoin(site topo.SiteID, peers ...topo.SiteID) *Rejoin {
-	return New(Config{Site: site, Peers: peers, Store: g, Fence: g, Rebuilding: g,
+	return New(Config{Site: site, Sites: peers, Store: g, Fence: g, Rebuilding: g,
 		Ownership: func() (topo.Ownership, bool) { g.mu.Lock(); defer g.mu.Unlock(); return g.o, true },
 		WaitMarkers: func(ctx context.Context, _ topo.SiteID, _ topo.HandoverID, _ []topo.KeyspaceID) error {
 			select {
@@ -492,7 +492,7 @@ func TestPlace(t *testing.T) {
 		t.Errorf("calls %q", g.calls)
 	}
 	for name, site := range map[string]topo.SiteID{"a stranger": "x", "an owner": "b"} {
-		r.cfg.Peers = []topo.SiteID{"a", "b", "c"}
+		r.cfg.Sites = []topo.SiteID{"a", "b", "c"}
 		if _, err := r.Place(ctx, api.PlaceRequest{Site: site}); err == nil {
 			t.Errorf("%s is served", name)
 		}

@@ -271,6 +271,15 @@ func (a *Applied) Anew(origin topo.SiteID, pos change.Position, last bool) {
 	a.mu.moved = make(chan struct{})
 }
 
+// Drop forgets an origin that is no member any more, and what it has said.
+func (a *Applied) Drop(origin topo.SiteID) {
+	a.Anew(origin, 0, true)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.mu.vector, origin)
+	delete(a.mu.peers, origin)
+}
+
 // heard notes what another site says it has applied.
 func (a *Applied) heard(site topo.SiteID, vector topo.Vector) {
 	a.mu.Lock()
