@@ -153,6 +153,7 @@ func TestSiteGoneForGood(t *testing.T) {
 	w.arrives("a", ofC[1], 5)
 	w.arrives("b", ofC[1], 5)
 	w.stop("c")
+	tail := w.try(w.sites["c"].app, insert(ofC[3], 9)) == nil // while its lease lasts: nobody ever has it
 	_, err := w.member("a", api.MemberForget, "c")
 	var e *api.Error
 	if !errors.As(err, &e) || e.Code != api.CodeRefused { // it owns, or its failover is not over
@@ -190,4 +191,14 @@ func TestSiteGoneForGood(t *testing.T) {
 	}
 	w.await(w.people, w.begin("b", "40-41"), "done")
 	w.same("a", "b")
+
+	// As a new site it is taken in again; what only it had is in its conflict log.
+	if _, err := w.member("c", api.MemberAdd, "c"); err != nil {
+		t.Fatal(err)
+	}
+	w.same("a", "b", "c")
+	logged := w.value("c", fmt.Sprintf("SELECT count(*)::int FROM atoll.conflict WHERE kind = 'stale_insert' AND decision = 'kept' AND remote_row->>'id' = '%d' AND remote_row->>'n' = '9'", ofC[3]))
+	if t.Logf("it had a tail: %v", tail); tail != (logged == 1) {
+		t.Errorf("what only it had is logged %d times", logged)
+	}
 }

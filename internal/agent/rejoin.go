@@ -164,7 +164,8 @@ func (r *rebuilding) Resync(ctx context.Context, from topo.SiteID, cuts []topo.C
 		defer other.Close()
 		others = append(others, other)
 	}
-	sink, err := postgres.OpenResync(ctx, postgres.ResyncConfig{Capture: source, Others: others,
+	document := r.document()
+	sink, err := postgres.OpenResync(ctx, postgres.ResyncConfig{Capture: source, Others: others, Outside: !document.Takes(r.site),
 		Apply:     postgres.ApplyConfig{DSN: r.cfg.DSN, Site: r.site, Origin: from, Tables: r.tables, Logger: r.log},
 		Keyspaces: r.cfg.Spec.KeyspaceTable(), Cuts: cuts, Step: step})
 	if err != nil {

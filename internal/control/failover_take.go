@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -33,8 +34,8 @@ func (l *lookout) take(ctx context.Context, s handover.Lookout) handover.Event {
 		l.mu.Lock()
 		asked := l.mu.asked
 		l.mu.Unlock()
-		if !slices.Equal(asked, l.othersOf(o)) { // one has come or gone since the halt, and may stand beyond the cut
-			return handover.Conflict{Do: handover.Take}
+		if now := l.othersOf(o); !slices.Equal(asked, now) { // one that has come since the halt may stand beyond the cut
+			return handover.Refused{Problems: []handover.Problem{{Check: "members", Text: fmt.Sprintf("members came or went: %v were asked to stop, and there are %v", asked, now)}}}
 		}
 		next, taken, err := o.TakeOver(l.of, l.c.cfg.Site, s.Record.ID, s.Record.Failover.Position)
 		if err != nil {

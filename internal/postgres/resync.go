@@ -18,7 +18,10 @@ type ResyncConfig struct {
 	Others    []*Capture  // of Site, for every other target: theirs begin anew at the same place
 	Keyspaces map[topo.KeyspaceID]topo.Keyspace
 	Cuts      []topo.CutRange // that end Site's epochs
-	Step      func(string)    // told what it is at; may be nil
+	// Outside: Site is no member. If it was given up, nobody names where its epochs ended: what it holds open by its own
+	// rows was taken from it.
+	Outside bool
+	Step    func(string) // told what it is at; may be nil
 }
 
 // ResyncTable counts what was done to one table.
@@ -277,7 +280,12 @@ func (t *resyncTx) stageCuts(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	if !t.cfg.Outside {
+		return nil
+	}
+	_, _, err := t.s.run(ctx, `INSERT INTO pg_temp.atoll_cuts SELECT b.keyspace, b.bucket, b.epoch, '' FROM atoll.bucket b WHERE b.site = $1::text AND b.state = 'open'
+		AND NOT EXISTS (SELECT FROM pg_temp.atoll_cuts c WHERE c.keyspace = b.keyspace AND c.bucket = b.bucket)`, []byte(t.cfg.Apply.Site))
+	return err
 }
 
 // record notes what this database holds of the origin now, and commits. This site's closing markers of the failovers
