@@ -183,3 +183,45 @@ func TestRebuildAmongThreeSites(t *testing.T) {
 		t.Error("an owner is rebuilt")
 	}
 }
+
+// The copied site lags behind a third one's stream, of which the replaced database had more: what the copy has of it must
+// not end before the new place.
+func TestRebuildFromASiteThatLags(t *testing.T) {
+	w := newWorldOf(t, server(t), "c")
+	w.start3()
+	lock, err := pgx.Connect(t.Context(), w.sites["b"].admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lock.Close(context.Background()) }()
+	for _, sql := range []string{"BEGIN", "SELECT FROM atoll.progress WHERE origin = 'a' FOR UPDATE"} {
+		if _, err := lock.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keys := w.keysIn(31, 63, 3)
+	w.exec(w.sites["a"].app, insert(keys[0], 1), insert(keys[1], 1))
+	w.arrives("c", keys[1], 1)
+	w.replaceDatabase("c")
+	c, ended := w.client("c"), make(chan error, 1)
+	go func() {
+		_, err := c.Rebuild(context.Background(), api.RebuildRequest{Site: "c", From: "b"})
+		ended <- err
+	}()
+	w.eventually("it waits for the copied site", func() bool {
+		st, err := c.Status(t.Context(), true)
+		return err == nil && strings.Contains(strings.Join(st.Sites[0].Returning, "\n"), "site b to have what is before")
+	})
+	if n := w.value("b", fmt.Sprintf("SELECT count(*)::int FROM item WHERE id = %d", keys[1])); n != 0 {
+		t.Error("b does not lag")
+	}
+	if _, err := lock.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	w.exec(w.sites["a"].app, insert(keys[2], 1))
+	w.arrives("c", keys[2], 1)
+	w.same("a", "b", "c")
+}
