@@ -14,12 +14,18 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-// member changes who takes part, at the agent of a site.
+// member changes who takes part, at the agent of a site. What is not refused is asked again, as people would.
 func (w *world) member(at topo.SiteID, do string, site topo.SiteID) (api.MemberAnswer, error) {
 	w.t.Helper()
-	answer, err := w.client(at).ChangeMember(w.t.Context(), api.MemberRequest{Do: do, Site: site, Why: "test"})
-	w.t.Logf("%s %s: %+v, %v", do, site, answer, err)
-	return answer, err
+	c := w.client(at)
+	for tries := 0; ; tries++ {
+		answer, err := c.ChangeMember(w.t.Context(), api.MemberRequest{Do: do, Site: site, Why: "test"})
+		w.t.Logf("%s %s: %+v, %v", do, site, answer, err)
+		var e *api.Error
+		if err == nil || errors.As(err, &e) && e.Code == api.CodeRefused || tries == 4 {
+			return answer, err
+		}
+	}
 }
 
 // refusedBy checks that a command was refused by a check.

