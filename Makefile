@@ -63,7 +63,7 @@ test: ## all tests, with the race detector; pictures of the assessment's page in
 	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
 
 test-faults: tools ## the named faults on real sites, alone on the machine (RUN=TestStoreLeaderKilled plays one)
-	ATOLL_FAULTS=1 go test -count=1 -v -timeout 40m -run '$(or $(RUN),TestControllerKilled|TestStoreLeader|TestStoreGone|TestAgentPaused|TestDatabase)' ./internal/lab
+	ATOLL_FAULTS=1 go test -count=1 -v -timeout 40m -run '$(or $(RUN),TestControllerKilled|TestStoreLeader|TestStoreGone|TestAgentPaused|TestDatabase|TestSite)' ./internal/lab
 
 explore: ## every interleaving of a small world, to a stated depth, against the invariants (WORLD=failover searches one; takes a while)
 	ATOLL_EXPLORE=1 ATOLL_WORLD='$(WORLD)' go test -count=1 -v -timeout 6h -run 'TestExplore|TestPlantsAreSeen' ./internal/model

@@ -16,7 +16,7 @@ var layers = [][]string{
 	0: {"topo", "internal/change", "internal/plant", "internal/fault"}, // nouns; change speaks of sites, so topo is below it (see within)
 	1: {"route", "internal/api", "internal/spec", "internal/handover", "internal/assess"},
 	2: {"sdk", "internal/store", "internal/postgres", "internal/link", "internal/pki", "internal/supervise", "internal/report"},
-	3: {"internal/replicate", "internal/lease", "internal/gateway", "internal/control", "internal/dashboard", "internal/rejoin", "internal/recovery", "internal/pgserver"},
+	3: {"internal/replicate", "internal/lease", "internal/gateway", "internal/control", "internal/dashboard", "internal/rejoin", "internal/recovery", "internal/members", "internal/pgserver"},
 	4: {"internal/agent", "internal/model"}, // model walks the machines of handover and lease, and looks at nothing above them
 	5: {"internal/lab"},
 	6: {"cmd/atoll"},

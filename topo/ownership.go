@@ -111,6 +111,7 @@ type Ownership struct {
 	Generation uint64                   `json:"generation"`
 	Version    uint64                   `json:"version"`
 	Keyspaces  map[KeyspaceID]Placement `json:"keyspaces"`
+	Members    []Member                 `json:"members,omitempty"` // full sites that take part, in order of name; none: all of the spec
 	Checksum   string                   `json:"checksum"`
 }
 
@@ -151,6 +152,9 @@ func (o Ownership) Validate() error {
 	}
 	if want := o.sealed().Checksum; o.Checksum != want {
 		return fmt.Errorf("ownership document version %d: checksum %.12s…, want %.12s…", o.Version, o.Checksum, want)
+	}
+	if err := o.validateMembers(); err != nil {
+		return err
 	}
 	for ks, p := range o.Keyspaces {
 		if err := p.validate(); err != nil {
@@ -238,6 +242,9 @@ func (o Ownership) sealed() Ownership {
 // overlap), that target owns, or that do not exist; those whose lost owner's tail is for their present owner to decide;
 // and a target whose tail is not settled.
 func (o Ownership) StartMove(ks KeyspaceID, buckets Spans, id HandoverID, target SiteID) (Ownership, error) {
+	if !o.Full(target) {
+		return o, fmt.Errorf("site %s is no member that may own: take it in with atoll site add", target)
+	}
 	if lost := o.Unsettled(target); lost != "" {
 		return o, fmt.Errorf("site %s is returning from failover %s: its tail is not settled", target, lost)
 	}

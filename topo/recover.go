@@ -91,7 +91,7 @@ func (d *Doubt) Error() string {
 func (o Ownership) Recover(r Recovery) (Recovered, error) {
 	c := recovering{old: o, r: r, failovers: map[HandoverID]*LostFailover{}}
 	c.lift()
-	next := Ownership{Format: OwnershipFormat, Generation: c.generation + 1, Version: o.Version + RecoveryLift, Keyspaces: map[KeyspaceID]Placement{}}
+	next := Ownership{Format: OwnershipFormat, Generation: c.generation + 1, Version: o.Version + RecoveryLift, Members: o.Members, Keyspaces: map[KeyspaceID]Placement{}}
 	for _, ks := range slices.Sorted(maps.Keys(o.Keyspaces)) {
 		next.Keyspaces[ks] = c.keyspace(ks)
 	}
@@ -292,18 +292,4 @@ func (c *recovering) tells(ks KeyspaceID, b BucketID, row CutRow, owner SiteID) 
 		return
 	}
 	t.Buckets = append(t.Buckets, EpochSpan{b, b, row.Epoch})
-}
-
-// without is a chain less the cuts of a site that owns the bucket again.
-func (c *Cut) without(site SiteID) *Cut {
-	if c == nil {
-		return nil
-	}
-	rest := c.Earlier.without(site)
-	if c.From == site {
-		return rest
-	}
-	copied := *c
-	copied.Earlier = rest
-	return &copied
 }

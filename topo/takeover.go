@@ -19,6 +19,9 @@ func (o Ownership) TakeOver(from, to SiteID, id HandoverID, position uint64) (Ow
 	if from == to {
 		return o, nil, fmt.Errorf("site %s cannot take over from itself", from)
 	}
+	if !o.Full(to) {
+		return o, nil, fmt.Errorf("site %s is no member that may own: take it in with atoll site add", to)
+	}
 	if o.Unsettled(to) != "" {
 		return o, nil, fmt.Errorf("site %s is returning from failover %s: its tail is not settled", to, o.Unsettled(to))
 	}

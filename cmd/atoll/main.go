@@ -69,6 +69,7 @@ between sites without an error, and no two sites ever accept a write for the sam
   atoll up --site a                         # run the site's store, agent and gateways
   atoll switch --keyspace users --buckets 0-24 --to b
   atoll failover --site a --dry-run         # could b take over from a now, and what would be lost?
+  atoll site add d                          # take a new site in
   atoll lab demo                            # all of it on this machine`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -83,7 +84,7 @@ between sites without an error, and no two sites ever accept a write for the sam
 	root.AddGroup(&cobra.Group{ID: "plan", Title: "Plan:"}, &cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "try", Title: "Try:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"plan":    {c.assess()},
-		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts(), c.rebuild()},
+		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts(), c.rebuild(), c.site()},
 		"run":     {c.up(), c.store(), c.agent(), c.gateway()},
 		"try":     {c.lab()},
 	} {

@@ -12,20 +12,22 @@ import (
 
 func (c *cli) rebuild() *cobra.Command {
 	var req api.RebuildRequest
-	var site string
+	var site, from string
 	var yes bool
 	op := &operator{}
 	cmd := &cobra.Command{
 		Use:   "rebuild",
-		Short: "bring a site whose database was replaced to the other site's content",
+		Short: "bring a site whose database was replaced to another site's content",
 		Long: `A site whose database is another one than before (a promoted standby, a restored copy, an empty one prepared by
-atoll apply) cannot go on with the streams of the one that it replaces. This command takes a copy of the site that owns
-everything now, writes every row version that only the replaced database has to that site's conflict log (atoll conflicts),
-brings its tables to the copy in the same transaction, and begins the streams anew in both directions. The site then
-returns as after any failover.
+atoll apply) cannot go on with the streams of the one that it replaces. This command takes a copy of another site (one that
+took buckets over from it, or --from), writes every row version that only the replaced database has to its conflict log
+(atoll conflicts), brings its tables to the copy in the same transaction, and begins the streams anew. Of every third site
+it goes on where the copied one was. Writes go on everywhere meanwhile. The site then returns as after any failover.
 
-It is refused while the site owns buckets, and where its changes can still be settled in the ordinary way.`,
+It is refused while the site owns buckets, where its changes can still be settled in the ordinary way, and while another
+full site does not answer: all take part, because the site's stream begins anew at each.`,
 		Example: `  atoll rebuild --site a --dry-run
+  atoll rebuild --site a --from c --yes
   atoll rebuild --site a --yes --why "promoted standby after the disk failed"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -37,7 +39,7 @@ It is refused while the site owns buckets, and where its changes can still be se
 				return fmt.Errorf("this removes from the tables of site %s what site %s's owners do not have (it is kept in the conflict log only); "+
 					"look first with --dry-run, then say --yes", site, site)
 			}
-			req.Site, op.at = topo.SiteID(site), site
+			req.Site, req.From, op.at = topo.SiteID(site), topo.SiteID(from), site
 			client, err := op.client(cmd.Context(), s)
 			if err != nil {
 				return err
@@ -52,6 +54,7 @@ It is refused while the site owns buckets, and where its changes can still be se
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&site, "site", "", "the site whose database was replaced")
+	flags.StringVar(&from, "from", "", "the site to copy (default: one that took its buckets over, else the first by name)")
 	flags.StringVar(&req.Why, "why", "", "reason, for the record")
 	flags.BoolVar(&req.DryRun, "dry-run", false, "check whether it could start; change nothing")
 	flags.BoolVar(&yes, "yes", false, "do it")

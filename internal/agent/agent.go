@@ -69,6 +69,7 @@ type agent struct {
 	kept     atomic.Pointer[kept]     // nil while the database is away
 	database atomic.Pointer[database] // what the active agent works with; nil while the database is away, or this agent stands by
 	why      atomic.Pointer[string]   // why the database is away
+	rebuilt  atomic.Bool              // this run has rebuilt the database of a site that is no member yet
 }
 
 // Run is the agent of one site until ctx ends. Whatever is away is waited for; Run ends early only for what waiting
@@ -176,7 +177,7 @@ func (a *agent) name() string {
 // connect makes the controller, with a client for every other full site; nothing is dialled before it is needed.
 func (a *agent) connect() {
 	sites := map[topo.SiteID]control.Site{a.site: localSite{a}}
-	for _, other := range a.others() {
+	for _, other := range a.listed() {
 		a.remote[other] = api.NewSiteClient(APIAddrs(a.cfg.Spec, a.site, other), a.cfg.Identity.ClientTLS(other), nil)
 		sites[other] = a.remote[other]
 	}
@@ -185,7 +186,7 @@ func (a *agent) connect() {
 			a.sibling = api.NewClient(addr, a.cfg.Identity.ClientTLS(a.site), nil)
 		}
 	}
-	a.controller = control.New(control.Config{Site: a.site, Incarnation: a.incarnation, Store: a.store, Sites: sites,
+	a.controller = control.New(control.Config{Site: a.site, Incarnation: a.incarnation, Store: a.store, Sites: sites, Ownership: a.hub.Ownership,
 		Bounds: bounds(a.cfg.Spec), Survivor: localSite{a}, Failover: failoverPolicy(a.cfg.Spec), Lease: a.cfg.Spec.Policies.Lease.Duration, Logger: a.log})
 }
 

@@ -48,20 +48,21 @@ func (w *world) open(id topo.SiteID) {
 // linked waits until both links stream.
 func (w *world) linked() {
 	w.t.Helper()
-	w.eventually("both links stream", func() bool {
+	n := len(w.spec.FullSites())
+	w.eventually("all links stream", func() bool {
 		st, err := w.people.Status(w.t.Context(), false)
-		if err != nil || len(st.Sites) != 2 {
+		if err != nil || len(st.Sites) != n {
 			return false
 		}
 		up := 0
 		for _, s := range st.Sites {
 			for _, l := range s.Links {
-				if l.Target == s.Site && l.Connected && l.LagMS >= 0 {
+				if l.Connected && (l.Target != s.Site || l.LagMS >= 0) { // each is seen at both of its ends
 					up++
 				}
 			}
 		}
-		return up == 2
+		return up == 2*n*(n-1)
 	})
 }
 

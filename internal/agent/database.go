@@ -39,6 +39,9 @@ type database struct {
 	serve    *replicate.Serve
 	follows  map[topo.SiteID]*replicate.Follow
 	applying rejoin.Gate // what follows runs in
+	site     topo.SiteID
+	document func() topo.Ownership // the newest that this agent knows
+	admitted func() bool           // this run has rebuilt the database, so that the site may join
 	halted   halts
 	returns  *rejoin.Rejoin
 }
@@ -80,7 +83,7 @@ func (a *agent) withDatabase(ctx context.Context, d *door) error {
 	policy := a.cfg.Spec.Policies.Lease
 	keeper, err := lease.New(lease.Config{Site: a.site, Store: a.store, Fence: fence, Duration: policy.Duration, Margin: policy.Margin, W: policy.W,
 		Incarnation: a.incarnation, Previous: a.previous, Logger: a.cfg.Log,
-		Without: without(a.cfg.Spec.Policies.Failover.OnQuorumLoss), Peers: a.others(), Ask: a.askPromise})
+		Without: without(a.cfg.Spec.Policies.Failover.OnQuorumLoss), Peers: a.listed(), Ask: a.askPromise})
 	if err != nil {
 		return err
 	}
@@ -121,9 +124,9 @@ func (a *agent) active(ctx context.Context, k *kept, ln net.Listener) error {
 		return err
 	}
 	defer relay.Close()
-	db := &database{fence: k.fence, recorded: rec, keeper: k.keeper, applied: applied, relay: relay, follows: map[topo.SiteID]*replicate.Follow{}}
+	db := &database{fence: k.fence, recorded: rec, keeper: k.keeper, applied: applied, relay: relay, site: a.site, document: a.document, admitted: a.rebuilt.Load, follows: map[topo.SiteID]*replicate.Follow{}}
 	db.serve = a.serving(db)
-	for _, origin := range a.others() {
+	for _, origin := range a.listed() {
 		db.follows[origin] = a.following(db, origin)
 	}
 	db.returns = a.returning(db)
@@ -137,16 +140,19 @@ func (a *agent) active(ctx context.Context, k *kept, ln net.Listener) error {
 	parts.Go(func() error { return db.serve.Run(ctx, ln) })
 	parts.Go(func() error { return db.returns.Run(ctx) })
 	for _, f := range db.follows {
-		parts.Go(func() error { return db.applying.Run(ctx, f.Run) })
+		parts.Go(func() error {
+			return db.applying.Run(ctx, func(ctx context.Context) error { return a.followMember(ctx, f) })
+		})
 	}
+	parts.Go(func() error { return a.keepOut(ctx, db) })
 	if err := parts.Wait(); err != nil {
 		return err
 	}
 	return context.Cause(ctx)
 }
 
-// others are the other full sites.
-func (a *agent) others() []topo.SiteID {
+// listed are the other full sites of the spec, members or not.
+func (a *agent) listed() []topo.SiteID {
 	return slices.DeleteFunc(a.cfg.Spec.FullSites(), func(s topo.SiteID) bool { return s == a.site })
 }
 
@@ -157,17 +163,16 @@ func (a *agent) serving(db *database) *replicate.Serve {
 			if err := db.whole(); err != nil {
 				return nil, fmt.Errorf("nothing is handed on: %w", err)
 			}
-			if !slices.Contains(a.others(), target) {
+			if !slices.Contains(a.listed(), target) {
 				return nil, fmt.Errorf("site %s is not in the spec of site %s, or has no database", target, a.site)
 			}
-			return opened(postgres.OpenCapture(ctx, postgres.CaptureConfig{DSN: a.cfg.DSN, Site: a.site, Target: target,
-				Deployment: a.cfg.Spec.Deployment, Tables: a.tables, Keyspaces: a.cfg.Spec.KeyspaceTable(), Logger: a.log}))
+			return opened(a.capture(ctx, target))
 		},
 		OpenRelay: func(ctx context.Context, target, origin topo.SiteID) (replicate.Source, error) {
 			if err := db.whole(); err != nil {
 				return nil, fmt.Errorf("nothing is handed on: %w", err)
 			}
-			others := a.others()
+			others := a.listed()
 			if !slices.Contains(others, target) || !slices.Contains(others, origin) {
 				return nil, fmt.Errorf("site %s or site %s is not in the spec of site %s, or has no database", target, origin, a.site)
 			}
@@ -197,7 +202,7 @@ func opened(c *postgres.Capture, err error) (replicate.Source, error) {
 
 func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
 	addrs := append(LinkAddrs(a.cfg.Spec, a.site, origin), "")
-	others := slices.DeleteFunc(a.others(), func(s topo.SiteID) bool { return s == origin })
+	others := slices.DeleteFunc(a.listed(), func(s topo.SiteID) bool { return s == origin })
 	var relays []replicate.Via
 	for _, s := range others {
 		relays = append(relays, replicate.Via{Site: s, Addrs: LinkAddrs(a.cfg.Spec, a.site, s)})
@@ -206,7 +211,10 @@ func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
 		Relays: relays, Tail: tailOf(a.site, origin, a.hub.Ownership),
 		Site: a.site, Origin: origin, Deployment: a.cfg.Spec.Deployment, Addr: addrs[0], Standby: addrs[1], Identity: a.cfg.Identity,
 		CopyFrom: origin == a.cfg.Spec.Seed, Applied: db.applied, Relay: db.relay, Logger: a.log,
-		Others: others,
+		Others: func() []topo.SiteID {
+			return slices.DeleteFunc(a.peers(), func(s topo.SiteID) bool { return s == origin })
+		},
+		Gone: func(s topo.SiteID) bool { o := a.document(); return !o.Takes(s) },
 		Open: func(ctx context.Context) (replicate.Sink, error) {
 			if err := db.whole(); err != nil {
 				return nil, fmt.Errorf("nothing is applied: %w", err)

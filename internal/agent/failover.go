@@ -93,6 +93,8 @@ func (s localSite) Standing(ctx context.Context, of topo.SiteID) (api.Standing, 
 	}
 	if err != nil {
 		out.Problem = "the database: " + err.Error()
+	} else if err := db.whole(); err != nil { // what it has is not what the site had
+		out.Problem = err.Error()
 	}
 	linkStanding(&out, follow.State(), silence)
 	return out, nil
@@ -124,7 +126,7 @@ func (s localSite) Halt(ctx context.Context, r api.HaltRequest) (api.HaltAnswer,
 	if err != nil {
 		return api.HaltAnswer{}, err
 	}
-	if r.Of == s.site || !slices.Contains(s.others(), r.Of) {
+	if r.Of == s.site || !slices.Contains(s.listed(), r.Of) {
 		return api.HaltAnswer{}, &api.Error{Status: 400, Code: api.CodeBadRequest, Message: fmt.Sprintf("site %q is no other full site of site %s", r.Of, s.site)}
 	}
 	db, err := s.active()
@@ -134,6 +136,10 @@ func (s localSite) Halt(ctx context.Context, r api.HaltRequest) (api.HaltAnswer,
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	at, err := db.fence.Halt(ctx, r.Of, r.Handover)
+	if whole := db.whole(); whole != nil && r.For != s.site && (err == nil || errors.Is(err, postgres.ErrNoProgress)) {
+		s.log.Warn("what this site has of a lost one does not count", "of", r.Of, "handover", r.Handover, "because", whole)
+		return api.HaltAnswer{}, nil // nobody could take it from here, and it is not what the site had
+	}
 	if errors.Is(err, postgres.ErrNoProgress) && r.For != s.site { // nothing of it is here, and nothing is begun from a lost site
 		return api.HaltAnswer{}, nil
 	}

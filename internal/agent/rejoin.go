@@ -21,6 +21,9 @@ func (db *database) whole() error {
 	if err := db.keeper.Differs(); err != nil {
 		return err
 	}
+	if o := db.document(); !o.Takes(db.site) && !db.admitted() {
+		return fmt.Errorf("site %s is no member of the deployment, or not any more; take it in with atoll site add %s", db.site, db.site)
+	}
 	if db.keeper.Status().Rebuild {
 		return errors.New("the site's database is another one than before, and has to be rebuilt from the site that owns its buckets now (atoll rebuild)")
 	}
@@ -30,7 +33,7 @@ func (db *database) whole() error {
 // returning makes this site's part in returns.
 func (a *agent) returning(db *database) *rejoin.Rejoin {
 	return rejoin.New(rejoin.Config{
-		Site: a.site, Peers: a.others(), Store: a.store, Ownership: a.hub.Ownership, Fence: db.fence, WaitMarkers: db.applied.WaitMarkers,
+		Site: a.site, Sites: a.listed(), Store: a.store, Ownership: a.hub.Ownership, Fence: db.fence, WaitMarkers: db.applied.WaitMarkers,
 		Flushed: func(target topo.SiteID) change.Position {
 			for _, t := range db.serve.State() {
 				if t.Target == target {
@@ -39,8 +42,43 @@ func (a *agent) returning(db *database) *rejoin.Rejoin {
 			}
 			return 0
 		},
-		Rebuilding: &rebuilding{agent: a, db: db}, BeginAnew: db.fence.BeginAnew, Logger: a.cfg.Log,
+		Rebuilding: &rebuilding{agent: a, db: db}, WaitVector: db.applied.WaitVector, Logger: a.cfg.Log,
+		BeginAnew: func(ctx context.Context, anew postgres.Anew, last bool) error {
+			return a.afresh(ctx, db, func() error {
+				if err := db.fence.BeginAnew(ctx, anew); err != nil {
+					return err
+				}
+				db.applied.Anew(anew.Origin, anew.Position, last)
+				return nil
+			})
+		},
+		Place: func(ctx context.Context, target topo.SiteID) (change.Position, error) {
+			return a.place(ctx, db, target)
+		},
 	})
+}
+
+// afresh changes what this site knows of others while nothing is applied, and nothing that was said before is heard.
+func (a *agent) afresh(ctx context.Context, db *database, change func() error) error {
+	release := db.applying.Hold()
+	defer release()
+	if err := db.serve.Renew(ctx); err != nil {
+		return err
+	}
+	return change()
+}
+
+// place is this site's part in another one's rebuild; see rejoin.Config.
+func (a *agent) place(ctx context.Context, db *database, target topo.SiteID) (change.Position, error) {
+	source, err := a.capture(ctx, target)
+	if err != nil {
+		return 0, err
+	}
+	defer source.Close()
+	if _, err := source.Anew(ctx); err != nil {
+		return 0, err
+	}
+	return db.fence.Point(ctx) // behind the place, and the copied site hears of it at once
 }
 
 // rebuilding is what a rebuild needs of this agent. It satisfies rejoin.Rebuilding.
@@ -53,9 +91,39 @@ type rebuilding struct {
 func (r *rebuilding) Replaced() bool { return r.db.keeper.Status().Rebuild }
 
 // capture opens this site's stream for a target.
-func (r *rebuilding) capture(ctx context.Context, target topo.SiteID) (*postgres.Capture, error) {
-	return postgres.OpenCapture(ctx, postgres.CaptureConfig{DSN: r.cfg.DSN, Site: r.site, Target: target,
-		Deployment: r.cfg.Spec.Deployment, Tables: r.tables, Keyspaces: r.cfg.Spec.KeyspaceTable(), Logger: r.log})
+func (a *agent) capture(ctx context.Context, target topo.SiteID) (*postgres.Capture, error) {
+	return postgres.OpenCapture(ctx, postgres.CaptureConfig{DSN: a.cfg.DSN, Site: a.site, Target: target,
+		Deployment: a.cfg.Spec.Deployment, Tables: a.tables, Keyspaces: a.cfg.Spec.KeyspaceTable(), Logger: a.log})
+}
+
+// Begin tells the keeper, and ends what is being handed on.
+func (r *rebuilding) Begin(ctx context.Context, anew bool) error {
+	r.db.keeper.Rebuilds(anew)
+	return r.afresh(ctx, r.db, func() error { return nil })
+}
+
+// Standing asks another site what it has of this one.
+func (r *rebuilding) Standing(ctx context.Context, at topo.SiteID) (api.Standing, error) {
+	client := r.remote[at]
+	if client == nil {
+		return api.Standing{}, fmt.Errorf("site %s is not in this agent's spec", at)
+	}
+	ctx, cancel := context.WithTimeout(ctx, askBound)
+	defer cancel()
+	st, err := client.Standing(ctx, api.StandingRequest{Of: r.site})
+	if err == nil && st.Problem != "" {
+		err = errors.New(st.Problem)
+	}
+	return st, err
+}
+
+// Place has another site make ready.
+func (r *rebuilding) Place(ctx context.Context, at topo.SiteID, req api.PlaceRequest) (api.PlaceAnswer, error) {
+	client := r.remote[at]
+	if client == nil {
+		return api.PlaceAnswer{}, fmt.Errorf("site %s is not in this agent's spec", at)
+	}
+	return client.Place(ctx, req)
 }
 
 // Broken says why this site's stream for a target cannot go on: its slot is gone.
@@ -75,7 +143,7 @@ func (r *rebuilding) Broken(ctx context.Context, target topo.SiteID) error {
 	return nil
 }
 
-// Resync takes an initial copy of a site over an ordinary link, while nothing else applies that site's changes.
+// Resync takes a copy of a site over an ordinary link, while nothing else is applied.
 func (r *rebuilding) Resync(ctx context.Context, from topo.SiteID, cuts []topo.CutRange, step func(string)) (postgres.ResyncReport, error) {
 	release := r.db.applying.Hold()
 	defer release()
@@ -84,7 +152,20 @@ func (r *rebuilding) Resync(ctx context.Context, from topo.SiteID, cuts []topo.C
 		return postgres.ResyncReport{}, err
 	}
 	defer source.Close()
-	sink, err := postgres.OpenResync(ctx, postgres.ResyncConfig{Capture: source,
+	var others []*postgres.Capture
+	for _, site := range r.peers() {
+		if site == from {
+			continue
+		}
+		other, err := r.capture(ctx, site)
+		if err != nil {
+			return postgres.ResyncReport{}, err
+		}
+		defer other.Close()
+		others = append(others, other)
+	}
+	document := r.document()
+	sink, err := postgres.OpenResync(ctx, postgres.ResyncConfig{Capture: source, Others: others, Outside: !document.Takes(r.site),
 		Apply:     postgres.ApplyConfig{DSN: r.cfg.DSN, Site: r.site, Origin: from, Tables: r.tables, Logger: r.log},
 		Keyspaces: r.cfg.Spec.KeyspaceTable(), Cuts: cuts, Step: step})
 	if err != nil {
@@ -108,22 +189,38 @@ func (r *rebuilding) Epochs(ctx context.Context) (change.Epochs, error) {
 }
 
 // Anew tells another site where this site's stream begins.
-func (r *rebuilding) Anew(ctx context.Context, to topo.SiteID, req api.BeginAnewRequest) error {
+func (r *rebuilding) Anew(ctx context.Context, to topo.SiteID, req api.BeginAnewRequest) (api.BeginAnewAnswer, error) {
 	client := r.remote[to]
 	if client == nil {
-		return fmt.Errorf("site %s is not in this agent's spec", to)
+		return api.BeginAnewAnswer{}, fmt.Errorf("site %s is not in this agent's spec", to)
 	}
-	_, err := client.BeginAnew(ctx, req)
-	return err
+	return client.BeginAnew(ctx, req)
 }
 
 // Rebuilt tells the keeper.
-func (r *rebuilding) Rebuilt() { r.db.keeper.Rebuilt() }
+func (r *rebuilding) Rebuilt() {
+	r.rebuilt.Store(true)
+	r.db.keeper.Rebuilt()
+}
 
 // returns answers for this site's part in returns, while this agent is active. It satisfies control.Returns.
 type returns struct{ *agent }
 
-// Rebuild brings this site's database to the content of the other full site.
+// Place makes ready for the rebuild of the asking site.
+func (r returns) Place(ctx context.Context, req api.PlaceRequest) (api.PlaceAnswer, error) {
+	db := r.database.Load()
+	if db == nil {
+		return api.PlaceAnswer{}, unavailable(errors.New("the database is away: " + r.whyAway()))
+	}
+	return db.returns.Place(ctx, req)
+}
+
+// Standing is what this site knows of another one.
+func (r returns) Standing(ctx context.Context, of topo.SiteID) (api.Standing, error) {
+	return localSite(r).Standing(ctx, of)
+}
+
+// Rebuild brings this site's database to the content of another full site.
 func (r returns) Rebuild(ctx context.Context, who string, req api.RebuildRequest) (api.RebuildAnswer, error) {
 	db := r.database.Load()
 	if db == nil {

@@ -80,7 +80,7 @@ seed: a
 sites:
   a: {store: {client: "%[2]s", peer: "%[3]s"}, agent: {api: "%[4]s", link: "%[5]s"}, database: {dsn_env: NONE}, gateways: {g1: {listen: "127.0.0.1:1", peer: "127.0.0.1:2"}}}
   b: {agent: {api: "%[6]s", link: "%[7]s"}, database: {dsn_env: NONE}, gateways: {g1: {listen: "127.0.0.1:3", peer: "127.0.0.1:4"}}}
-keyspaces:
+%[8]skeyspaces:
   users: {buckets: 64, key: integer}
 tables:
   public.item: {kind: keyed, keyspace: users, key: id}
@@ -97,13 +97,40 @@ func newWorld(t *testing.T) *world {
 // newWorldOn is a world whose site a has its database on the given server.
 func newWorldOn(t *testing.T, first *pgserver.Server) *world {
 	t.Helper()
+	return newWorldOf(t, first)
+}
+
+// server is one of this test's own: slots and replication origins are of a whole server, so each site needs another.
+func server(t *testing.T) *pgserver.Server {
+	t.Helper()
+	dir, err := pgserver.TempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s, err := pgserver.Start(t.Context(), pgserver.Options{Dir: dir + "/pg", Name: "own"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Kill() })
+	return s
+}
+
+// newWorldOf is a world of a, b and further sites, each of these with a server of its own.
+func newWorldOf(t *testing.T, first *pgserver.Server, further ...topo.SiteID) *world {
+	t.Helper()
 	dir := t.TempDir()
 	deployment := fmt.Sprintf("w%d", worlds.Add(1))
 	var ports []any
 	for range 6 {
 		ports = append(ports, freeAddr(t))
 	}
-	text := fmt.Sprintf(specText, append([]any{deployment}, ports...)...)
+	more := ""
+	for i, id := range further {
+		more += fmt.Sprintf("  %s: {agent: {api: %q, link: %q}, database: {dsn_env: NONE}, gateways: {g1: {listen: \"127.0.0.1:%d\", peer: \"127.0.0.1:%d\"}}}\n",
+			id, freeAddr(t), freeAddr(t), 5+2*i, 6+2*i)
+	}
+	text := fmt.Sprintf(specText, append(append([]any{deployment}, ports...), more)...)
 	s, err := spec.Parse("atoll.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +139,11 @@ func newWorldOn(t *testing.T, first *pgserver.Server) *world {
 	if err := pki.Init(s.PKI, deployment); err != nil {
 		t.Fatal(err)
 	}
-	for _, role := range []pki.Role{{Kind: pki.Site, Name: "a"}, {Kind: pki.Site, Name: "b"}, {Kind: pki.Operator, Name: "ann"}} {
+	roles := []pki.Role{{Kind: pki.Site, Name: "a"}, {Kind: pki.Site, Name: "b"}, {Kind: pki.Operator, Name: "ann"}}
+	for _, id := range further {
+		roles = append(roles, pki.Role{Kind: pki.Site, Name: string(id)})
+	}
+	for _, role := range roles {
 		if err := pki.Issue(s.PKI, role); err != nil {
 			t.Fatal(err)
 		}
@@ -121,6 +152,9 @@ func newWorldOn(t *testing.T, first *pgserver.Server) *world {
 	w.startStore()
 	for id, server := range map[topo.SiteID]*pgserver.Server{"a": first, "b": second} {
 		w.sites[id] = w.newSite(id, server)
+	}
+	for _, id := range further {
+		w.sites[id] = w.newSite(id, server(t))
 	}
 	w.people = w.client("a")
 	return w

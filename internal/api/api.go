@@ -24,6 +24,11 @@
 //	POST /v1/site/promise            PromiseRequest → PromiseAnswer; the asking site is the certificate's
 //	POST /v1/rebuilds                RebuildRequest → RebuildAnswer; at the agent of the site that is rebuilt
 //	POST /v1/site/begin-anew         BeginAnewRequest → BeginAnewAnswer
+//	POST /v1/site/place              PlaceRequest → PlaceAnswer
+//	POST /v1/site/standing           StandingRequest → Standing
+//	POST /v1/site/point              PointRequest → PointAnswer
+//	POST /v1/site/dismiss            DismissRequest → DismissAnswer
+//	POST /v1/members                 MemberRequest → MemberAnswer; to add a site, at its own agent, else at another's
 //
 // Anything but a 2xx carries an [Error]. Unknown fields are ignored, so that sites can be upgraded one at a time; a
 // newer Format is refused.

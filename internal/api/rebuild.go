@@ -9,9 +9,10 @@ import (
 )
 
 // RebuildRequest asks a site's agent to bring its database, which is another one than before (a promoted standby, a
-// restored copy, an empty one), to the content of the other full site.
+// restored copy, an empty one), to the content of another full site.
 type RebuildRequest struct {
-	Site   topo.SiteID `json:"site"` // must be the site of the agent that is asked
+	Site   topo.SiteID `json:"site"`           // must be the site of the agent that is asked
+	From   topo.SiteID `json:"from,omitempty"` // the site to copy; empty: one that took buckets over, else the first
 	Why    string      `json:"why,omitempty"`
 	DryRun bool        `json:"dry_run,omitempty"` // say whether it could start, and change nothing
 }
@@ -41,10 +42,32 @@ type BeginAnewRequest struct {
 	Origin   topo.SiteID   `json:"origin"`
 	Position uint64        `json:"position"` // where it begins
 	Epochs   change.Epochs `json:"epochs"`   // at which Origin last held its buckets
+	// Last is the second round: every site has begun anew, and Until says what their streams may still hold of before.
+	Last  bool        `json:"last,omitempty"`
+	Until topo.Vector `json:"until,omitempty"`
 }
 
-// BeginAnewAnswer is empty: it has begun anew.
-type BeginAnewAnswer struct{}
+// BeginAnewAnswer says from where on the asked site's own stream speaks of the new one only.
+type BeginAnewAnswer struct {
+	Position uint64 `json:"position,omitempty"`
+}
+
+// PlaceRequest asks a site to make ready for the rebuild of the one that asks.
+type PlaceRequest struct {
+	Site  topo.SiteID `json:"site"`            // who asks
+	Place bool        `json:"place,omitempty"` // make its place in the asked site's stream anew; of the site that is copied, the copy does that
+	Until topo.Vector `json:"until,omitempty"` // answer when the asked site has applied so much of others
+}
+
+// PlaceAnswer has, with Place, a position of the asked site's stream: who has applied it has all that is before the place.
+type PlaceAnswer struct {
+	Position uint64 `json:"position,omitempty"`
+}
+
+// StandingRequest asks a site what it knows of another one.
+type StandingRequest struct {
+	Of topo.SiteID `json:"of"`
+}
 
 // Rebuild rebuilds the site of the agent that is asked. It answers when that is done.
 func (c *Client) Rebuild(ctx context.Context, r RebuildRequest) (RebuildAnswer, error) {
@@ -54,4 +77,14 @@ func (c *Client) Rebuild(ctx context.Context, r RebuildRequest) (RebuildAnswer, 
 // BeginAnew makes a site forget how far it has come in the caller's former stream.
 func (c *Client) BeginAnew(ctx context.Context, r BeginAnewRequest) (BeginAnewAnswer, error) {
 	return call[BeginAnewAnswer](ctx, c, http.MethodPost, "/v1/site/begin-anew", r)
+}
+
+// Place asks a site to make ready for the rebuild of the caller.
+func (c *Client) Place(ctx context.Context, r PlaceRequest) (PlaceAnswer, error) {
+	return call[PlaceAnswer](ctx, c, http.MethodPost, "/v1/site/place", r)
+}
+
+// Standing asks a site what it knows of another one.
+func (c *Client) Standing(ctx context.Context, r StandingRequest) (Standing, error) {
+	return call[Standing](ctx, c, http.MethodPost, "/v1/site/standing", r)
 }

@@ -55,12 +55,14 @@ type Config struct {
 	Site        topo.SiteID
 	Incarnation string // of the agent, new with each start
 	Store       Store
-	Sites       map[topo.SiteID]Site // every full site, this one included
-	Bounds      handover.Bounds
-	Survivor    Survivor        // nil: no other site is watched
-	Failover    handover.Policy // but for the sites and the driver
-	Lease       time.Duration   // of sites; they are looked at every twelfth of it
-	Logger      *slog.Logger
+	Sites       map[topo.SiteID]Site // every full site of the spec, this one included
+	// Ownership is the newest document that is known; nil: none is. It must not block.
+	Ownership func() (topo.Ownership, bool)
+	Bounds    handover.Bounds
+	Survivor  Survivor        // nil: no other site is watched
+	Failover  handover.Policy // but for the sites and the driver
+	Lease     time.Duration   // of sites; they are looked at every twelfth of it
+	Logger    *slog.Logger
 }
 
 // Controller drives handovers. It is safe for concurrent use.
@@ -207,7 +209,19 @@ func (c *Controller) Handovers(ctx context.Context, limit int) ([]api.Handover, 
 	return out, nil
 }
 
-func (c *Controller) sites() []topo.SiteID { return slices.Sorted(maps.Keys(c.cfg.Sites)) }
+// document is the newest that is known; zero before the first.
+func (c *Controller) document() (o topo.Ownership) {
+	if c.cfg.Ownership != nil {
+		o, _ = c.cfg.Ownership()
+	}
+	return o
+}
+
+// sites are those of the spec that take part, joining or not.
+func (c *Controller) sites() []topo.SiteID {
+	o := c.document()
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(c.cfg.Sites)), func(s topo.SiteID) bool { return !o.Takes(s) })
+}
 
 // launch starts a driver. Whoever ends Run joins it.
 func (c *Controller) launch(d *driver, state handover.State, todo []handover.Action) error {

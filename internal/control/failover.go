@@ -47,7 +47,8 @@ type lookout struct {
 		changed  chan struct{}   // closed and replaced at each event
 		lease    store.Lease     // of the last look
 		leaseRev store.Revision
-		landed   *ledger // of the last takeover that the store answered
+		landed   *ledger       // of the last takeover that the store answered
+		asked    []topo.SiteID // to halt, for the takeover under way
 	}
 }
 

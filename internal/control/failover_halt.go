@@ -22,10 +22,14 @@ const askBound = 2 * time.Second
 // has and it lacks, and stops itself. Where it stands then is the cut: no survivor that was asked stands beyond it.
 func (l *lookout) halt(ctx context.Context, s handover.Lookout) (handover.Halted, error) {
 	id, none := s.Record.ID, handover.Halted{}
-	survivors, silent, err := l.haltOthers(ctx, s)
+	asked := l.others()
+	survivors, silent, err := l.haltOthers(ctx, s, asked)
 	if err != nil {
 		return none, err
 	}
+	l.mu.Lock()
+	l.mu.asked = asked
+	l.mu.Unlock()
 	for _, site := range slices.Sorted(maps.Keys(survivors)) {
 		if err := l.c.cfg.Survivor.CatchUp(ctx, l.of, site, survivors[site]); err != nil {
 			return none, fmt.Errorf("what site %s has of the changes of %s is not here yet: %w", site, l.of, err)
@@ -45,15 +49,19 @@ func (l *lookout) halt(ctx context.Context, s handover.Lookout) (handover.Halted
 
 // haltOthers asks every other site. Those that are not lost have to answer, until they have put the failover off for as
 // long as a veto may: what they have beyond the cut is then decided like the rest of the tail.
-func (l *lookout) haltOthers(ctx context.Context, s handover.Lookout) (survivors map[topo.SiteID]uint64, silent []topo.SiteID, err error) {
+func (l *lookout) haltOthers(ctx context.Context, s handover.Lookout, asked []topo.SiteID) (survivors map[topo.SiteID]uint64, silent []topo.SiteID, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	failed := map[topo.SiteID]error{}
-	for _, site := range l.others() {
+	for _, site := range asked {
 		wg.Go(func() {
-			answer, err := l.c.cfg.Sites[site].Halt(ctx, api.HaltRequest{Handover: s.Record.ID, Of: l.of, For: l.c.cfg.Site, BoundMS: askBound.Milliseconds()})
+			var answer api.HaltAnswer
+			err := fmt.Errorf("it is a member, and not in the spec of site %s", l.c.cfg.Site)
+			if other := l.c.cfg.Sites[site]; other != nil {
+				answer, err = other.Halt(ctx, api.HaltRequest{Handover: s.Record.ID, Of: l.of, For: l.c.cfg.Site, BoundMS: askBound.Milliseconds()})
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -83,6 +91,9 @@ func (l *lookout) unhalt(ctx context.Context, id topo.HandoverID) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, site := range l.others() {
+		if l.c.cfg.Sites[site] == nil {
+			continue
+		}
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, askBound)
 			defer cancel()
@@ -95,14 +106,21 @@ func (l *lookout) unhalt(ctx context.Context, id topo.HandoverID) error {
 	return err
 }
 
-// others are the full sites besides this one and the one that is watched.
-func (l *lookout) others() []topo.SiteID {
-	return slices.DeleteFunc(l.c.sites(), func(s topo.SiteID) bool { return s == l.of || s == l.c.cfg.Site })
+// others are the members besides this site and the one that is watched; those that are joining, too: they are asked like
+// the rest, and not waited for.
+func (l *lookout) others() []topo.SiteID { return l.othersOf(l.c.document()) }
+
+func (l *lookout) othersOf(o topo.Ownership) []topo.SiteID {
+	return slices.DeleteFunc(o.TakingPart(l.c.sites(), true), func(s topo.SiteID) bool { return s == l.of || s == l.c.cfg.Site })
 }
 
-// present lists those of the others that are not lost, as far as this controller sees.
+// present lists those of the others that have joined and are not lost, as far as this controller sees.
 func (l *lookout) present() []topo.SiteID {
+	o := l.c.document()
 	return slices.DeleteFunc(l.others(), func(s topo.SiteID) bool {
+		if !o.Full(s) {
+			return true
+		}
 		other := l.c.lookout(s)
 		if other == nil {
 			return false

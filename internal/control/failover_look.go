@@ -153,6 +153,9 @@ func (l *lookout) facts(began time.Time, st api.Standing) handover.Facts {
 			turn++
 		}
 	}
+	if o := l.eyes.owners; !o.Full(l.c.cfg.Site) {
+		st.Problem = fmt.Sprintf("site %s is no member that may own; take it in with atoll site add", l.c.cfg.Site)
+	}
 	f := handover.Facts{Began: began, Others: others, Turn: turn, HaltedFor: st.HaltedFor, OwnLease: st.Lease, Problem: st.Problem, Unsettled: l.eyes.owners.Unsettled(l.c.cfg.Site),
 		Known: st.Known, Halted: st.Halted, Serving: st.Linked && st.Serving, Until: now.Add(time.Duration(st.RemainingMS) * time.Millisecond),
 		Heard: ago(st.HeardMS), Wrote: ago(st.WroteMS), Loss: time.Duration(st.LossMS) * time.Millisecond,

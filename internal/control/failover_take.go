@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/atollhq/atoll/internal/handover"
@@ -28,6 +30,12 @@ func (l *lookout) take(ctx context.Context, s handover.Lookout) handover.Event {
 		o, rev, err := l.c.cfg.Store.Ownership(ctx)
 		if err != nil {
 			return failed(err)
+		}
+		l.mu.Lock()
+		asked := l.mu.asked
+		l.mu.Unlock()
+		if now := l.othersOf(o); !slices.Equal(asked, now) { // one that has come since the halt may stand beyond the cut
+			return handover.Refused{Problems: []handover.Problem{{Check: "members", Text: fmt.Sprintf("members came or went: %v were asked to stop, and there are %v", asked, now)}}}
 		}
 		next, taken, err := o.TakeOver(l.of, l.c.cfg.Site, s.Record.ID, s.Record.Failover.Position)
 		if err != nil {

@@ -132,6 +132,11 @@ func (s *Server) handler() http.Handler {
 	if s.cfg.Returns != nil {
 		add("POST /v1/rebuilds", operators, s.active(s.rebuild))
 		add("POST /v1/site/begin-anew", sites, s.active(s.beginAnew))
+		add("POST /v1/site/place", sites, s.active(s.place))
+		add("POST /v1/site/standing", sites, s.active(s.standing))
+		add("POST /v1/site/point", sites, step(s, s.cfg.Returns.Point))
+		add("POST /v1/site/dismiss", sites, step(s, s.cfg.Returns.Dismiss))
+		add("POST /v1/members", operators, s.active(s.changeMember))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &api.Error{Status: 404, Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s is not part of the API", r.Method, r.URL.Path)})

@@ -75,6 +75,10 @@ func Plan(o topo.Ownership, m Move) (Move, []Problem) {
 	case owners[0] == m.To:
 		problems = append(problems, Problem{Check: "one-owner", Site: m.To, Text: fmt.Sprintf("buckets %s are at %s already", m.Buckets, m.To)})
 	}
+	if !o.Full(m.To) {
+		problems = append(problems, Problem{Check: "member", Site: m.To, Text: fmt.Sprintf("site %s is no member that may own", m.To),
+			Hint: "take it in first: atoll site add " + string(m.To)})
+	}
 	m.From = owners[0]
 	m.Epochs = o.Epochs(m.Keyspace, m.Buckets)
 	return m, problems

@@ -16,7 +16,7 @@ func (k *Keeper) renew(ctx context.Context, c *cycle, t task) error {
 	ctx, cancel := context.WithDeadline(ctx, t.until)
 	defer cancel()
 	k.mu.Lock()
-	t.renew.Rebuild = k.mu.rebuild
+	t.renew.Rebuild, t.renew.Anew = k.mu.rebuild, k.mu.anew
 	k.mu.Unlock()
 	t.renew.Asks, t.renew.Keeps = k.asks(), k.cfg.Without == Kept
 	start := time.Now()

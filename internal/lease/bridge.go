@@ -26,12 +26,20 @@ func (k *Keeper) asks() string {
 	if k.cfg.Without != Promised {
 		return ""
 	}
-	names := make([]string, len(k.cfg.Peers))
-	for i, s := range k.cfg.Peers {
+	peers := k.peers()
+	names := make([]string, len(peers))
+	for i, s := range peers {
 		names[i] = string(s)
 	}
 	slices.Sort(names)
 	return strings.Join(names, ",")
+}
+
+// peers are the other members that have joined, as of the newest ownership that is known; before the first, those of the
+// configuration. A site that is joining cannot take over before this keeper has acknowledged that it is there.
+func (k *Keeper) peers() []topo.SiteID {
+	o, _ := k.ownership()
+	return slices.DeleteFunc(o.TakingPart(k.cfg.Peers, false), func(s topo.SiteID) bool { return s == k.cfg.Site })
 }
 
 // bridge extends the lease without the store, whose problem is given, once in a quarter of it. It asks no less of the
@@ -79,7 +87,8 @@ func (k *Keeper) promised(ctx context.Context) (time.Duration, error) {
 	var wg sync.WaitGroup
 	long := k.t.duration
 	failed := map[topo.SiteID]error{}
-	for _, site := range k.cfg.Peers {
+	peers := k.peers()
+	for _, site := range peers {
 		wg.Go(func() {
 			granted, err := k.cfg.Ask(ctx, site, k.cfg.Incarnation, k.t.duration)
 			mu.Lock()
@@ -93,7 +102,7 @@ func (k *Keeper) promised(ctx context.Context) (time.Duration, error) {
 		})
 	}
 	wg.Wait()
-	for _, site := range k.cfg.Peers {
+	for _, site := range peers {
 		if err := failed[site]; err != nil && !errors.Is(err, context.Canceled) {
 			return 0, fmt.Errorf("site %s promises nothing: %w", site, err)
 		}

@@ -84,6 +84,32 @@ func TestBridge(t *testing.T) {
 			t.Errorf("%d renewals, %d pleas after the store's return", now, asked-before)
 		}
 	})
+	bubble(t, "who is asked follows the members", func(t *testing.T) {
+		s, f, p := &memStore{}, newMemFence("a"), &promisers{refuse: map[topo.SiteID]error{}}
+		joining, err := users().WithMembers([]topo.SiteID{"a", "b"}).Join("c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.own(joining)
+		x := start(t, s, f, promised(p))
+		after(2 * d)                        // with its first renewal it reads who is a member
+		if l := s.record(); l.Asks != "b" { // c may not take over, and is asked for nothing
+			t.Errorf("the record says %+v", l)
+		}
+		joined, err := joining.Join("c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.own(joined)
+		after(2 * d)
+		if l := s.record(); l.Asks != "b,c" {
+			t.Errorf("the record says %+v", l)
+		}
+		p.set(func(p *promisers) { p.refuse["c"] = errors.New("not in this agent's spec") }) // an older file: it cannot be asked
+		s.set(func(s *memStore) { s.down = true })
+		after(2 * d)
+		x.wantAccepts(0, false)
+	})
 	bubble(t, "one that does not promise is enough", func(t *testing.T) {
 		s, f, p := &memStore{}, newMemFence("a"), &promisers{refuse: map[topo.SiteID]error{}}
 		s.own(users())

@@ -109,6 +109,7 @@ type Keeper struct {
 
 		cutsOf  [2]uint64 // generation and version of the ownership whose cuts the database has
 		rebuild bool      // the database was adopted in the place of another, and is not settled
+		anew    bool      // and the other sites let go of its former stream
 
 		lapses       time.Time     // when the last extension ends, also if the fence was closed before; zero when not active
 		lapsesChange chan struct{} // closed when lapses changes
@@ -233,7 +234,7 @@ func (k *Keeper) begin(ctx context.Context, l store.Lease, rev store.Revision) (
 			err = k.endWriters(ctx, 0, k.cfg.W)
 		}
 		if err == nil || errors.As(err, &left) { // those that cannot be ended are told in the status, and waited for when the buckets are closed
-			k.rebuilds(l.Rebuild)
+			k.rebuilds(l.Rebuild, l.Anew)
 			return begin(k.t, k.cfg.Incarnation, l, rev, id), nil
 		}
 		k.doing("starting", err)
@@ -326,7 +327,10 @@ func (k *Keeper) release(ctx context.Context, c *cycle) {
 		}
 	}
 	l := c.lease
-	l.Sequence, l.Released, l.Rebuild = l.Sequence+1, true, k.Status().Rebuild
+	l.Sequence, l.Released = l.Sequence+1, true
+	k.mu.Lock()
+	l.Rebuild, l.Anew = k.mu.rebuild, k.mu.anew
+	k.mu.Unlock()
 	if _, err := k.cfg.Store.RenewLease(ctx, k.cfg.Site, l, c.revision); err != nil {
 		k.log.Info("the site's lease is not released; it runs out by itself", "site", k.cfg.Site, "error", err)
 	}

@@ -155,12 +155,16 @@ func (k *Keeper) differs(problem error) {
 
 // Rebuilt says that the adopted database has been settled with the sites that own its buckets: the next renewal takes
 // Rebuild out of the record.
-func (k *Keeper) Rebuilt() { k.rebuilds(false) }
+func (k *Keeper) Rebuilt() { k.rebuilds(false, false) }
 
-func (k *Keeper) rebuilds(is bool) {
+// Rebuilds says that the database is to be rebuilt, and with anew, that the other sites may let go of its former stream:
+// they have the same of it. The next renewal writes it into the record.
+func (k *Keeper) Rebuilds(anew bool) { k.rebuilds(true, anew) }
+
+func (k *Keeper) rebuilds(is, anew bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.mu.rebuild = is
+	k.mu.rebuild, k.mu.anew = is, anew
 }
 
 func (k *Keeper) sayClock(text string) {

@@ -63,7 +63,9 @@ func (k *Keeper) another(ctx context.Context, c *cycle, p postgres.Pulse, old er
 	k.log.Warn("the site's database is another one; the site owns no bucket, so it is adopted", "site", k.cfg.Site, "was", c.lease.Database, "is", p.Database)
 	c.adopt(p.Database)
 	k.cutsRecorded(topo.Ownership{})
-	k.rebuilds(true)
+	k.mu.Lock()
+	k.mu.rebuild = true
+	k.mu.Unlock()
 	k.clock = clockWatch{}
 	k.differs(nil)
 	return nil

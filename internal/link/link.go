@@ -74,6 +74,8 @@ const (
 	StartFresh Start = "fresh"
 	// StartCopy: the origin's tables are copied first.
 	StartCopy Start = "copy"
+	// StartRebuild: as StartCopy, and what the origin has applied of every third site comes along.
+	StartRebuild Start = "rebuild"
 )
 
 // Hello is the first word of a connection; the target says it.
@@ -162,7 +164,7 @@ type Stats struct {
 
 func (h Hello) check(s Settings) error {
 	switch h.Start {
-	case StartResume, StartFresh, StartCopy:
+	case StartResume, StartFresh, StartCopy, StartRebuild:
 	default:
 		return Refusef(Protocol, "hello asks for unknown start %q", h.Start)
 	}

@@ -56,7 +56,7 @@ func (s *RelaySource) Confirmed(ctx context.Context) (pos change.Position, exist
 }
 
 // Copy is refused.
-func (s *RelaySource) Copy(context.Context, func(context.Context, change.Copy) error) error {
+func (s *RelaySource) Copy(context.Context, bool, func(context.Context, change.Copy) error) error {
 	return errRelayBegins
 }
 

@@ -92,7 +92,7 @@ func TestRelaySource(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(30, "keeps no changes of site b")
-	if source.Create(ctx) == nil || source.Copy(ctx, nil) == nil {
+	if source.Create(ctx) == nil || source.Copy(ctx, true, nil) == nil {
 		t.Error("a relay began something")
 	}
 }

@@ -15,9 +15,13 @@ import (
 type ResyncConfig struct {
 	Apply     ApplyConfig // Site is rebuilt, from Origin's content
 	Capture   *Capture    // of Site, for Origin: that stream begins anew
+	Others    []*Capture  // of Site, for every other target: theirs begin anew at the same place
 	Keyspaces map[topo.KeyspaceID]topo.Keyspace
 	Cuts      []topo.CutRange // that end Site's epochs
-	Step      func(string)    // told what it is at; may be nil
+	// Outside: Site is no member. If it was given up, nobody names where its epochs ended: what it holds open by its own
+	// rows was taken from it.
+	Outside bool
+	Step    func(string) // told what it is at; may be nil
 }
 
 // ResyncTable counts what was done to one table.
@@ -31,16 +35,17 @@ type ResyncTable struct {
 // ResyncReport is what a resync did.
 type ResyncReport struct {
 	Copied change.Position // of the origin's stream: what this database holds
-	Begins change.Position // of this site's own stream, for the origin
+	Begins change.Position // of this site's own stream, for every target
 	Tables []ResyncTable
 }
 
 // Resync brings a database that is not the one its site had before (a promoted standby, a restored copy, an empty one)
-// to the content of another site, by that site's initial copy. Its own stream for that site begins anew.
+// to the content of another site, by that site's initial copy. Its own stream for every site begins anew. With the
+// content comes how far that site had applied every other origin, as of the same moment: those streams go on from there.
 //
 // Every row version that only this database has is written to its conflict log, in the transaction that removes it. Of
-// keyed and home tables that are versions in buckets with a cut of this site; a version that the origin's applier wrote
-// is the origin's own, and older than what comes. A version that the origin received before the cut, and has written
+// keyed and home tables that are versions in buckets with a cut of this site; a version that an applier wrote is of
+// another site, and older than what comes. A version that the origin received before the cut, and has written
 // over since, looks as if only this database had it, and is logged too; what this database lacks cannot be told from
 // what was deleted in it.
 //
@@ -99,6 +104,12 @@ func (r *Resync) Copy(ctx context.Context, next func(context.Context) (change.Co
 			"put back; GRANT SET ON PARAMETER session_replication_role TO it, or run `atoll apply` as a superuser"))
 	}
 	r.cfg.Step("making its stream anew")
+	// The others' places are made first: all begin where the snapshot is taken, which is behind them.
+	for _, other := range r.cfg.Others {
+		if _, err := other.Anew(ctx); err != nil {
+			return r.wrap(err)
+		}
+	}
 	slot, err := r.cfg.Capture.newSlot(ctx)
 	if err != nil {
 		return r.wrap(err)
@@ -157,6 +168,11 @@ func (t *resyncTx) run(ctx context.Context, slot *freshSlot) error {
 	if err := t.stageCuts(ctx); err != nil {
 		return err
 	}
+	for _, name := range []string{progressTable, cutTable} {
+		if t.stages[name] == "" {
+			t.stages[name] = "(SELECT * FROM " + name + " WHERE false)" // nothing of it came
+		}
+	}
 	for _, step := range []func(*resyncTable, context.Context) error{(*resyncTable).compare, (*resyncTable).remove, (*resyncTable).write} {
 		for _, table := range t.tables {
 			if err := step(table, ctx); err != nil {
@@ -198,6 +214,9 @@ func (t *resyncTx) listTables(ctx context.Context) error {
 func (t *resyncTx) stage(ctx context.Context, name string) error {
 	piece := t.now.Table
 	at := slices.IndexFunc(t.tables, func(table *resyncTable) bool { return table.name == name })
+	if name == progressTable || name == cutTable {
+		return t.stageOthers(ctx, name)
+	}
 	if at < 0 {
 		return errors.New("it is not published at this site; run atoll apply with the same spec at every site")
 	}
@@ -217,11 +236,35 @@ func (t *resyncTx) stage(ctx context.Context, name string) error {
 		}
 		t.stages[name] = stage
 	}
+	return t.copyInto(ctx, stage, piece)
+}
+
+func (t *resyncTx) copyInto(ctx context.Context, stage string, piece *change.Table) error {
 	_, err := t.s.pg.CopyFrom(ctx, &tableReader{copyIn: t.copyIn, table: piece}, fmt.Sprintf("COPY %s (%s) FROM STDIN", stage, columnList(piece.Columns)))
 	if t.err != nil {
 		return t.err
 	}
 	return err
+}
+
+// The tables of a copy that are not published: see othersTables.
+const (
+	progressTable = "atoll.progress"
+	cutTable      = "atoll.cut"
+)
+
+// stageOthers takes what the origin says of other origins.
+func (t *resyncTx) stageOthers(ctx context.Context, name string) error {
+	piece := t.now.Table
+	if t.stages[name] == "" {
+		stage := "pg_temp.atoll_stage_" + piece.Name
+		sql := fmt.Sprintf("CREATE TEMP TABLE atoll_stage_%s ON COMMIT DROP AS SELECT %s FROM %s WITH NO DATA", piece.Name, columnList(piece.Columns), name)
+		if err := t.s.command(ctx, sql); err != nil {
+			return err
+		}
+		t.stages[name] = stage
+	}
+	return t.copyInto(ctx, t.stages[name], piece)
 }
 
 // stageCuts says which failover ended each of this site's buckets.
@@ -237,7 +280,12 @@ func (t *resyncTx) stageCuts(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	if !t.cfg.Outside {
+		return nil
+	}
+	_, _, err := t.s.run(ctx, `INSERT INTO pg_temp.atoll_cuts SELECT b.keyspace, b.bucket, b.epoch, '' FROM atoll.bucket b WHERE b.site = $1::text AND b.state = 'open'
+		AND NOT EXISTS (SELECT FROM pg_temp.atoll_cuts c WHERE c.keyspace = b.keyspace AND c.bucket = b.bucket)`, []byte(t.cfg.Apply.Site))
+	return err
 }
 
 // record notes what this database holds of the origin now, and commits. This site's closing markers of the failovers
@@ -254,10 +302,40 @@ func (t *resyncTx) record(ctx context.Context) error {
 		}
 	}
 	_, _, err := t.s.run(ctx, `INSERT INTO atoll.progress (origin, position) VALUES ($1::text, $2::text::bigint)
-		ON CONFLICT (origin) DO UPDATE SET position = excluded.position, committed_at = NULL, applied_at = clock_timestamp(), halted = '', split = 0`,
+		ON CONFLICT (origin) DO UPDATE SET position = excluded.position, committed_at = NULL, applied_at = clock_timestamp(), halted = '', split = 0, relay_from = NULL`,
 		[]byte(t.cfg.Apply.Origin), fmt.Appendf(nil, "%d", t.now.Position))
 	if err != nil {
 		return fmt.Errorf("progress: %w", err)
 	}
+	if err := t.recordOthers(ctx); err != nil {
+		return err
+	}
 	return t.s.commit(ctx, t.now.Position)
+}
+
+// recordOthers notes where every third origin's stream goes on, and where its epochs ended: the rows that are here now
+// are as of there. What this database kept of any origin for others is void: it may have a gap before that place. A halt
+// stays, a failover may be under way.
+func (t *resyncTx) recordOthers(ctx context.Context) error {
+	site, origin := []byte(t.cfg.Apply.Site), []byte(t.cfg.Apply.Origin)
+	for _, step := range []struct {
+		what, sql string
+		args      [][]byte
+	}{
+		{"what is kept for others", "DELETE FROM atoll.relay", nil},
+		{"origins that site " + string(t.cfg.Apply.Origin) + " knows nothing of", `DELETE FROM atoll.progress p WHERE p.origin <> $1::text AND p.halted = ''
+			AND NOT EXISTS (SELECT FROM ` + t.stages[progressTable] + ` s WHERE s.origin = p.origin)`, [][]byte{origin}},
+		{"progress of other origins", `INSERT INTO atoll.progress (origin, position, committed_at, split)
+			SELECT s.origin, s.position, s.committed_at, s.split FROM ` + t.stages[progressTable] + ` s WHERE s.origin NOT IN ($1::text, $2::text)
+			ON CONFLICT (origin) DO UPDATE SET position = excluded.position, committed_at = excluded.committed_at, applied_at = clock_timestamp(),
+				split = excluded.split, relay_from = NULL, cuts = progress.cuts + 1`, [][]byte{site, origin}},
+		{"cuts of other origins", `INSERT INTO atoll.cut (origin, keyspace, bucket, epoch, position, handover, before, mine)
+			SELECT s.origin, s.keyspace, s.bucket, s.epoch, s.position, s.handover, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, false
+			FROM ` + t.stages[cutTable] + ` s WHERE s.origin NOT IN ($1::text, $2::text) ON CONFLICT DO NOTHING`, [][]byte{site, origin}},
+	} {
+		if _, _, err := t.s.run(ctx, step.sql, step.args...); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	return nil
 }

@@ -82,7 +82,7 @@ func beginAnew(ctx context.Context, tx pgx.Tx, a Anew) error {
 	var halted string
 	err := tx.QueryRow(ctx, `INSERT INTO atoll.progress AS p (origin, position) VALUES ($1, $2)
 		ON CONFLICT (origin) DO UPDATE SET position = CASE p.halted WHEN '' THEN excluded.position ELSE p.position END,
-			committed_at = NULL, applied_at = clock_timestamp(), split = 0 RETURNING p.halted`, string(a.Origin), int64(a.Position)).Scan(&halted)
+			committed_at = NULL, applied_at = clock_timestamp(), split = 0, relay_from = NULL RETURNING p.halted`, string(a.Origin), int64(a.Position)).Scan(&halted)
 	if err != nil {
 		return fmt.Errorf("progress: %w", err)
 	}
@@ -117,4 +117,28 @@ func (f *Fence) OwnEpochs(ctx context.Context) (e change.Epochs, err error) {
 		return err
 	})
 	return e, f.wrap("epochs", err)
+}
+
+// Dismiss forgets all that this database has of and for a site that is no member any more: how far it had applied its
+// stream, what it keeps of that for others, its epoch rows, markers and cuts. Its rows in the application's tables stay.
+func (f *Fence) Dismiss(ctx context.Context, gone topo.SiteID) error {
+	what := fmt.Sprintf("let go of site %s", gone)
+	if gone == f.site || gone == "" {
+		return f.wrap(what, errors.New("a site keeps its own"))
+	}
+	return f.wrap(what, f.conns.with(ctx, func(c *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+			// The mark keeps the deletion of published rows from going out as this site's own change.
+			if _, err := tx.Exec(ctx, `SELECT pg_logical_emit_message(true, '`+markPrefix+`', $1)`, string(gone)); err != nil {
+				return err
+			}
+			for _, sql := range []string{"DELETE FROM atoll.progress WHERE origin = $1", "DELETE FROM atoll.relay WHERE origin = $1",
+				"DELETE FROM atoll.bucket WHERE site = $1", "DELETE FROM atoll.marker WHERE site = $1", "DELETE FROM atoll.cut WHERE origin = $1"} {
+				if _, err := tx.Exec(ctx, sql, string(gone)); err != nil {
+					return fmt.Errorf("%s: %w", sql, err)
+				}
+			}
+			return nil
+		})
+	}))
 }

@@ -59,12 +59,12 @@ func (r *resyncTable) compare(ctx context.Context) error {
 		}
 	}
 	if r.target.site >= 0 {
-		rows, _, err := s.run(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE site <> $1)", r.stage()), []byte(s.cfg.Origin))
+		rows, _, err := s.run(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE site = $1)", r.stage()), []byte(s.cfg.Site))
 		if err != nil {
 			return err
 		}
 		if string(rows[0][0]) == "t" {
-			return fmt.Errorf("fence rows of another site than %s", s.cfg.Origin)
+			return fmt.Errorf("the copy has fence rows of this site, %s", s.cfg.Site)
 		}
 	}
 	if err := s.command(ctx, "ANALYZE "+r.stage()); err != nil {
@@ -97,7 +97,7 @@ func (r *resyncTable) compareSQL() string {
 	}
 	mine := ""
 	if r.target.site >= 0 {
-		mine = " WHERE site = " + sqlLiteral(string(r.t.s.cfg.Origin))
+		mine = " WHERE site <> " + sqlLiteral(string(r.t.s.cfg.Site))
 	}
 	return fmt.Sprintf(`CREATE TEMP TABLE %[1]s ON COMMIT DROP AS
 		SELECT t.atoll_rel, t.atoll_tid, t.atoll_xmin, s.atoll_tid AS atoll_there, %[2]s AS atoll_bucket,
@@ -156,8 +156,8 @@ func (r *resyncTable) log(ctx context.Context) error {
 	}
 	foreign := ""
 	if s.commitTime && s.hasOrigin {
-		foreign = ` AND (SELECT o.roname FROM pg_replication_origin o
-			WHERE o.roident = (pg_xact_commit_timestamp_origin(d.atoll_xmin)).roident) IS DISTINCT FROM $5::text`
+		foreign = ` AND ((SELECT o.roname FROM pg_replication_origin o
+			WHERE o.roident = (pg_xact_commit_timestamp_origin(d.atoll_xmin)).roident) = ANY ($5::text::text[])) IS NOT TRUE`
 	} else {
 		foreign = " AND $5::text IS DISTINCT FROM NULL"
 	}
@@ -171,7 +171,7 @@ func (r *resyncTable) log(ctx context.Context) error {
 			$3::text, $4::text, d.atoll_bucket, c.epoch, d.atoll_theirs, d.atoll_mine, coalesce(c.handover, $6::text), pg_current_xact_id()::text::bigint, '`+decisionKept+`'
 		FROM `+r.diff()+` d `+join+` WHERE d.atoll_mine IS NOT NULL`+foreign,
 		[]byte(s.cfg.Site), []byte(strconv.FormatUint(uint64(r.t.begins), 10)), []byte(r.name), []byte(spec.Keyspace),
-		[]byte(OriginName(s.cfg.Origin)), []byte(failover))
+		[]byte("{"+strings.Join(r.t.appliers(), ",")+"}"), []byte(failover))
 	if err != nil {
 		return fmt.Errorf("log what only this site has: %w", err)
 	}
@@ -220,4 +220,13 @@ func (r *resyncTable) write(ctx context.Context) error {
 	_, n, err := r.t.s.run(ctx, fmt.Sprintf("INSERT INTO %s (%s)%s SELECT %s FROM %s s%s", r.target.sql, columns, overriding, columns, r.stage(), which))
 	r.Written = int(n)
 	return err
+}
+
+// appliers are the names under which other sites' changes were applied here.
+func (t *resyncTx) appliers() []string {
+	names := []string{OriginName(t.cfg.Apply.Origin)}
+	for _, other := range t.cfg.Others {
+		names = append(names, OriginName(other.cfg.Target))
+	}
+	return names
 }

@@ -43,7 +43,7 @@ func (s *streamSite) resync(owner *streamSite, cuts []topo.CutRange) (ResyncRepo
 	pieces, ended := make(chan change.Copy), make(chan struct{})
 	go func() {
 		defer close(ended)
-		err := owner.capture(s.id).Copy(ctx, func(ctx context.Context, c change.Copy) error {
+		err := owner.capture(s.id).Copy(ctx, true, func(ctx context.Context, c change.Copy) error {
 			select {
 			case pieces <- c:
 				return nil

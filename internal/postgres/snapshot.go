@@ -19,21 +19,40 @@ import (
 const copyChunk = 256 << 10
 
 // Copy makes the slot anew and hands out every published table as of the moment at which the slot begins, so that
-// copy and stream meet without gap or overlap. Of atoll's own tables only this site's rows go out.
-func (c *Capture) Copy(ctx context.Context, emit func(context.Context, change.Copy) error) error {
-	if err := c.copy(ctx, emit); err != nil {
+// copy and stream meet without gap or overlap. Of atoll's own tables only this site's rows go out; with all, for a
+// target that is rebuilt, those of every site but the target, and how far this site has applied every other origin.
+func (c *Capture) Copy(ctx context.Context, all bool, emit func(context.Context, change.Copy) error) error {
+	if err := c.copy(ctx, all, emit); err != nil {
 		return c.wrap(fmt.Errorf("initial copy: %w", err))
 	}
 	return nil
 }
 
-func (c *Capture) copy(ctx context.Context, emit func(context.Context, change.Copy) error) error {
+func (c *Capture) copy(ctx context.Context, all bool, emit func(context.Context, change.Copy) error) error {
 	slot, err := c.newSlot(ctx)
 	if err != nil {
 		return err
 	}
 	defer slot.close(ctx)
-	return c.admin(ctx, func(conn *pgx.Conn) error { return c.copySnapshot(ctx, conn, slot.snapshot, slot.at, emit) })
+	return c.admin(ctx, func(conn *pgx.Conn) error { return c.copySnapshot(ctx, conn, slot, all, emit) })
+}
+
+// Anew drops the target's slot, whoever holds it, and makes it anew, without a copy. It returns where it begins.
+func (c *Capture) Anew(ctx context.Context) (change.Position, error) {
+	slot, err := c.newSlot(ctx)
+	if err != nil {
+		return 0, c.wrap(err)
+	}
+	slot.close(ctx)
+	return slot.at, nil
+}
+
+// Drop drops the target's slot, whoever holds it, if there is one.
+func (c *Capture) Drop(ctx context.Context) error {
+	if err := c.dropSlot(ctx); err != nil {
+		return c.wrap(err)
+	}
+	return nil
 }
 
 // freshSlot is a slot that was just made, and a snapshot of the moment at which it begins. The snapshot can be taken
@@ -78,7 +97,7 @@ func (c *Capture) newSlot(ctx context.Context) (*freshSlot, error) {
 	return slot, nil
 }
 
-func (c *Capture) copySnapshot(ctx context.Context, conn *pgx.Conn, snapshot string, at change.Position, emit func(context.Context, change.Copy) error) error {
+func (c *Capture) copySnapshot(ctx context.Context, conn *pgx.Conn, slot *freshSlot, all bool, emit func(context.Context, change.Copy) error) error {
 	if _, err := conn.Exec(ctx, noTransactionTimeout); err != nil {
 		return err
 	}
@@ -87,15 +106,18 @@ func (c *Capture) copySnapshot(ctx context.Context, conn *pgx.Conn, snapshot str
 		return err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+sqlLiteral(snapshot)); err != nil {
+	if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+sqlLiteral(slot.snapshot)); err != nil {
 		return err
 	}
 	tables, err := publishedTables(ctx, tx)
 	if err != nil {
 		return err
 	}
+	if all {
+		tables = append(tables, othersTables()...)
+	}
 	for _, t := range tables {
-		if err := c.copyTable(ctx, conn.PgConn(), t, emit); err != nil {
+		if err := c.copyTable(ctx, conn.PgConn(), t, all, emit); err != nil {
 			return fmt.Errorf("table %s.%s: %w", t.Schema, t.Name, err)
 		}
 	}
@@ -103,10 +125,10 @@ func (c *Capture) copySnapshot(ctx context.Context, conn *pgx.Conn, snapshot str
 	if err != nil {
 		return err
 	}
-	if err := emit(ctx, change.Copy{Done: true, Position: at, Epochs: epochs}); err != nil {
+	if err := emit(ctx, change.Copy{Done: true, Position: slot.at, Epochs: epochs}); err != nil {
 		return err
 	}
-	c.log.Info("initial copy sent", "tables", len(tables), "position", lsn(at))
+	c.log.Info("initial copy sent", "tables", len(tables), "position", lsn(slot.at))
 	return tx.Commit(ctx)
 }
 
@@ -188,7 +210,34 @@ func parentsFirst(tables []*copiedTable) []*copiedTable {
 	return out
 }
 
-func (c *Capture) copyTable(ctx context.Context, conn *pgconn.PgConn, t *copiedTable, emit func(context.Context, change.Copy) error) error {
+// othersTables are what this database says of how far it is in other origins' streams. They are not published; a
+// target that is rebuilt takes them with the rows that they belong to.
+func othersTables() []*copiedTable {
+	const text, bigint, integer, moment = 25, 20, 23, 1184
+	table := func(name string, columns ...change.Column) *copiedTable {
+		return &copiedTable{kind: "r", Table: change.Table{Schema: "atoll", Name: name, Identity: 'd', Columns: columns}}
+	}
+	return []*copiedTable{
+		table("progress", change.Column{Name: "origin", Type: text}, change.Column{Name: "position", Type: bigint},
+			change.Column{Name: "committed_at", Type: moment}, change.Column{Name: "split", Type: bigint}),
+		table("cut", change.Column{Name: "origin", Type: text}, change.Column{Name: "keyspace", Type: text}, change.Column{Name: "bucket", Type: integer},
+			change.Column{Name: "epoch", Type: bigint}, change.Column{Name: "position", Type: bigint}, change.Column{Name: "handover", Type: text}),
+	}
+}
+
+// atollRows says which rows of one of atoll's own tables go out.
+func (c *Capture) atollRows(t *copiedTable, all bool) string {
+	column := "site"
+	if t.Name == "progress" || t.Name == "cut" {
+		column = "origin"
+	}
+	if all {
+		return " WHERE " + column + " <> '" + string(c.cfg.Target) + "'" // checked names: letters, digits, hyphens
+	}
+	return " WHERE " + column + " = '" + string(c.cfg.Site) + "'"
+}
+
+func (c *Capture) copyTable(ctx context.Context, conn *pgconn.PgConn, t *copiedTable, all bool, emit func(context.Context, change.Copy) error) error {
 	if len(t.Columns) == 0 {
 		return nil
 	}
@@ -198,7 +247,7 @@ func (c *Capture) copyTable(ctx context.Context, conn *pgconn.PgConn, t *copiedT
 	}
 	sql := fmt.Sprintf("COPY (SELECT %s FROM %s%s", columnList(t.Columns), only, pgx.Identifier{t.Schema, t.Name}.Sanitize())
 	if t.Schema == "atoll" {
-		sql += " WHERE site = '" + string(c.cfg.Site) + "'" // a checked name: letters, digits, hyphens
+		sql += c.atollRows(t, all)
 	}
 	w := &copyWriter{ctx: ctx, table: &t.Table, emit: emit}
 	if _, err := conn.CopyTo(ctx, w, sql+") TO STDOUT"); err != nil {

@@ -208,7 +208,7 @@ func (l *streamLink) place(ctx context.Context) error {
 	var dec change.Decoder
 	g.Go(func() error {
 		defer close(pieces)
-		return l.source.Copy(ctx, func(ctx context.Context, c change.Copy) error {
+		return l.source.Copy(ctx, false, func(ctx context.Context, c change.Copy) error {
 			c, err := dec.Copy(enc.AppendCopy(nil, &c))
 			if err != nil {
 				return err

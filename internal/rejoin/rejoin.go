@@ -7,11 +7,12 @@
 // decisions on disk; then it takes the cuts out of the ownership, and the site may own again.
 //
 // A site whose database is another one than before (a promoted standby, a restored copy, an empty one) has no stream
-// to go on with. [Rejoin.Rebuild] brings it to the owner's content and begins both streams anew; it settles as above.
+// to go on with. [Rejoin.Rebuild] brings it to another site's content, and begins its stream anew everywhere; of every
+// third site it goes on where the copied one was. It settles as above.
 //
 // It guarantees that cuts stay until both is known: nothing here is concluded from a time-out, every step is repeated
 // until it is known to be done, and the decision is one compare-and-set. It refuses to rebuild a site that owns
-// buckets, or whose tail can still be settled in the ordinary way, and deployments of more than two full sites.
+// buckets, or whose tail can still be settled in the ordinary way, and to begin without every other full site.
 package rejoin
 
 import (
@@ -57,7 +58,7 @@ type Fence interface {
 // Config is what a Rejoin works with.
 type Config struct {
 	Site      topo.SiteID
-	Peers     []topo.SiteID // the other full sites
+	Sites     []topo.SiteID // the other full sites of the spec
 	Store     Store
 	Ownership func() (topo.Ownership, bool) // the newest that is known; must not block
 	Fence     Fence
@@ -65,8 +66,14 @@ type Config struct {
 	WaitMarkers func(ctx context.Context, from topo.SiteID, id topo.HandoverID, keyspaces []topo.KeyspaceID) error
 	Flushed     func(target topo.SiteID) change.Position // what a target has of this site's changes, on disk; must not block
 	Rebuilding  Rebuilding
-	BeginAnew   func(context.Context, postgres.Anew) error // see postgres.Fence
-	Logger      *slog.Logger                               // nil discards
+	// BeginAnew is postgres.Fence's, and nothing that was heard of the former stream counts behind it. Until it is called
+	// with last, nothing waits for what a marker asks of the origin.
+	BeginAnew func(ctx context.Context, a postgres.Anew, last bool) error
+	// Place makes a target's place in this site's stream anew, and answers a position behind it.
+	Place func(ctx context.Context, target topo.SiteID) (change.Position, error)
+	// WaitVector waits until this site has applied so much of other origins.
+	WaitVector func(context.Context, topo.Vector) error
+	Logger     *slog.Logger // nil discards
 }
 
 // Rejoin is one site's part in returns, its own and others'. It is safe for concurrent use; Run may be called once.
@@ -97,6 +104,12 @@ func New(cfg Config) *Rejoin {
 	}
 	r.mu.notes = map[string]*note{}
 	return r
+}
+
+// peers are the other members, those that are joining included.
+func (r *Rejoin) peers() []topo.SiteID {
+	o, _ := r.cfg.Ownership()
+	return slices.DeleteFunc(o.TakingPart(r.cfg.Sites, true), func(s topo.SiteID) bool { return s == r.cfg.Site })
 }
 
 // Run closes what this site has lost and settles what it took, until ctx ends.

@@ -96,6 +96,9 @@ type ground struct {
 	rev      store.Revision
 	record   json.RawMessage
 	rebuild  bool
+	anewSaid bool                     // by the keeper: in the record
+	stands   map[topo.SiteID][]uint64 // what sites say that they have of a's stream, one look after the other; the last stays
+	silent   topo.SiteID
 	commits  int
 	breaks   []error // of the next commits, one each; a nil one succeeds
 	landed   bool    // a commit that breaks has landed all the same
@@ -118,7 +121,7 @@ func newGround(t *testing.T, o topo.Ownership) *ground {
 }
 
 func (g *ground) rejoin(site topo.SiteID, peers ...topo.SiteID) *Rejoin {
-	return New(Config{Site: site, Peers: peers, Store: g, Fence: g, Rebuilding: g,
+	return New(Config{Site: site, Sites: peers, Store: g, Fence: g, Rebuilding: g,
 		Ownership: func() (topo.Ownership, bool) { g.mu.Lock(); defer g.mu.Unlock(); return g.o, true },
 		WaitMarkers: func(ctx context.Context, _ topo.SiteID, _ topo.HandoverID, _ []topo.KeyspaceID) error {
 			select {
@@ -129,7 +132,15 @@ func (g *ground) rejoin(site topo.SiteID, peers ...topo.SiteID) *Rejoin {
 			}
 		},
 		Flushed:   func(topo.SiteID) change.Position { g.mu.Lock(); defer g.mu.Unlock(); return g.flushed },
-		BeginAnew: func(_ context.Context, a postgres.Anew) error { g.anew = append(g.anew, a); return nil },
+		BeginAnew: func(_ context.Context, a postgres.Anew, _ bool) error { g.anew = append(g.anew, a); return nil },
+		Place: func(_ context.Context, target topo.SiteID) (change.Position, error) {
+			g.calls = append(g.calls, "slot for "+string(target))
+			return 33, nil
+		},
+		WaitVector: func(_ context.Context, v topo.Vector) error {
+			g.calls = append(g.calls, fmt.Sprintf("waited for %v", v))
+			return nil
+		},
 	})
 }
 
@@ -148,7 +159,7 @@ func (g *ground) Handover(context.Context, topo.HandoverID) (json.RawMessage, st
 func (g *ground) Lease(context.Context, topo.SiteID) (store.Lease, store.Revision, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return store.Lease{Rebuild: g.rebuild}, g.rev, nil
+	return store.Lease{Rebuild: g.rebuild, Anew: g.anewSaid}, g.rev, nil
 }
 
 func (g *ground) Commit(_ context.Context, ch store.Change) (store.Revision, error) {
@@ -191,13 +202,46 @@ func (g *ground) Point(context.Context) (change.Position, error)              { 
 func (g *ground) Tail(context.Context, topo.HandoverID) (a, k int, err error) { return 3, 4, nil }
 func (g *ground) Replaced() bool                                              { return g.rebuild }
 func (g *ground) Broken(context.Context, topo.SiteID) error                   { return g.broken }
-func (g *ground) Rebuilt()                                                    { g.calls = append(g.calls, "rebuilt"); g.rebuild = false }
+func (g *ground) Rebuilt() {
+	g.calls = append(g.calls, "rebuilt")
+	g.rebuild, g.anewSaid = false, false
+}
+
+func (g *ground) Begin(_ context.Context, anew bool) error {
+	g.calls = append(g.calls, fmt.Sprintf("begin %v", anew))
+	g.rebuild, g.anewSaid = true, anew
+	return nil
+}
+
+func (g *ground) Standing(_ context.Context, at topo.SiteID) (api.Standing, error) {
+	if at == g.silent {
+		return api.Standing{}, errors.New("no route")
+	}
+	says := g.stands[at]
+	if len(says) == 0 {
+		return api.Standing{}, nil
+	}
+	if len(says) > 1 {
+		g.stands[at] = says[1:]
+	}
+	return api.Standing{Applied: says[0]}, nil
+}
+
+func (g *ground) Place(_ context.Context, at topo.SiteID, r api.PlaceRequest) (api.PlaceAnswer, error) {
+	g.calls = append(g.calls, fmt.Sprintf("place at %s: %v %v", at, r.Place, r.Until))
+	return api.PlaceAnswer{Position: 70}, nil
+}
+
 func (g *ground) Epochs(context.Context) (change.Epochs, error) {
 	return change.Epochs{"users": {1: 4, 2: 99}}, nil
 }
-func (g *ground) Anew(_ context.Context, to topo.SiteID, r api.BeginAnewRequest) error {
-	g.calls = append(g.calls, fmt.Sprintf("anew at %s: %d %v", to, r.Position, r.Epochs))
-	return nil
+func (g *ground) Anew(_ context.Context, to topo.SiteID, r api.BeginAnewRequest) (api.BeginAnewAnswer, error) {
+	text := fmt.Sprintf("anew at %s: %d %v", to, r.Position, r.Epochs)
+	if r.Last {
+		text = fmt.Sprintf("last %s %v", text, r.Until)
+	}
+	g.calls = append(g.calls, text)
+	return api.BeginAnewAnswer{Position: 41}, nil
 }
 
 func (g *ground) Resync(_ context.Context, from topo.SiteID, cuts []topo.CutRange, _ func(string)) (postgres.ResyncReport, error) {
@@ -357,8 +401,14 @@ func TestRebuild(t *testing.T) {
 	_, err := running(g, "b").Rebuild(ctx, "ann", req)
 	refusedWith(err, "replaced")
 	g.rebuild = true
+	_, err = running(g).Rebuild(ctx, "ann", req)
+	refusedWith(err, "from")
+	_, err = running(g, "b").Rebuild(ctx, "ann", api.RebuildRequest{Site: "a", From: "d"})
+	refusedWith(err, "from")
+	g.silent = "c"
 	_, err = running(g, "b", "c").Rebuild(ctx, "ann", req)
-	refusedWith(err, "two-sites")
+	refusedWith(err, "every-site")
+	g.silent = ""
 	if _, err = g.rejoin("a", "b").Rebuild(ctx, "ann", req); err == nil || !strings.Contains(err.Error(), "not active") {
 		t.Error(err)
 	}
@@ -377,15 +427,79 @@ func TestRebuild(t *testing.T) {
 	if err != nil || a.Logged != 5 || a.From != "b" {
 		t.Fatalf("%+v, %v", a, err)
 	}
-	want := []string{"resync from b, 5 cuts, 3 closed", "anew at b: 20 map[users:map[1:4]]", "rebuilt"}
+	want := []string{"begin false", "begin true", "place at b: false map[]", "resync from b, 5 cuts, 3 closed", "anew at b: 20 map[users:map[1:4]]",
+		"last anew at b: 20 map[users:map[1:4]] map[]", "rebuilt"}
 	if !slices.Equal(g.calls, want) || !slices.Equal(g.remarked, []string{"f1/catalog", "f1/users", "f2/users"}) {
 		t.Errorf("calls %q, marked again %q", g.calls, g.remarked)
 	}
 
 	failing := newGround(t, lost(t))
 	failing.broken, failing.resyncs = postgres.ErrRebuild, errors.New("no space left") // the same database, but its slot is gone
-	if _, err := running(failing, "b").Rebuild(ctx, "ann", req); err == nil || !strings.Contains(err.Error(), "no space left") || len(failing.calls) != 1 {
+	if _, err := running(failing, "b").Rebuild(ctx, "ann", req); err == nil || !strings.Contains(err.Error(), "no space left") || len(failing.calls) != 4 {
 		t.Errorf("%v, calls %q", err, failing.calls)
+	}
+	// Again: the others may have begun anew by then, and say nothing of the former stream any more.
+	failing.stands, failing.resyncs, failing.calls = map[topo.SiteID][]uint64{"b": {9}, "c": {1 << 40}}, nil, nil
+	if _, err := running(failing, "b", "c").Rebuild(ctx, "ann", req); err != nil || failing.calls[0] != "begin true" {
+		t.Errorf("%v, calls %q", err, failing.calls)
+	}
+}
+
+func TestRebuildAmongThree(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		g := newGround(t, lost(t))
+		g.rebuild = true
+		g.stands = map[topo.SiteID][]uint64{"b": {5, 5, 5, 8}, "c": {8}}
+		r := g.rejoin("a", "b", "c")
+		r.mu.run = ctx
+		if a, err := r.Rebuild(ctx, "ann", api.RebuildRequest{Site: "a", DryRun: true, From: "c"}); err != nil || a.From != "c" {
+			t.Errorf("%+v, %v", a, err)
+		}
+		if a, err := r.Rebuild(ctx, "ann", api.RebuildRequest{Site: "a"}); err != nil || a.From != "b" {
+			t.Errorf("%+v, %v", a, err)
+		}
+		anew := "20 map[users:map[1:4]]"
+		want := []string{"begin false", "begin true", "place at c: true map[]", "place at b: false map[c:70]", "resync from b, 5 cuts, 3 closed",
+			"anew at b: " + anew, "anew at c: " + anew, "last anew at b: " + anew + " map[c:41]", "last anew at c: " + anew + " map[b:41]", "rebuilt"}
+		if !slices.Equal(g.calls, want) {
+			t.Errorf("calls %q", g.calls)
+		}
+		// Two that never come to the same of its former stream: nothing is begun anew.
+		g.rebuild, g.calls, g.stands = true, nil, map[topo.SiteID][]uint64{"b": {5}, "c": {8}}
+		began := time.Now()
+		_, err := r.Rebuild(ctx, "ann", api.RebuildRequest{Site: "a"})
+		if err == nil || !strings.Contains(err.Error(), "site b up to 5 only") || time.Since(began) < equalBound || !slices.Equal(g.calls, []string{"begin false"}) {
+			t.Errorf("%v, calls %q", err, g.calls)
+		}
+	})
+}
+
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	g := newGround(t, lost(t))
+	r := g.rejoin("b", "a", "c")
+	if _, err := r.Place(ctx, api.PlaceRequest{Site: "a", Place: true}); err == nil || !strings.Contains(err.Error(), "not active") {
+		t.Error(err)
+	}
+	r.mu.run = ctx
+	if a, err := r.Place(ctx, api.PlaceRequest{Site: "a", Place: true, Until: topo.Vector{"c": 9}}); err != nil || a.Position != 33 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if !slices.Equal(g.calls, []string{"slot for a", "waited for map[c:9]"}) {
+		t.Errorf("calls %q", g.calls)
+	}
+	for name, site := range map[string]topo.SiteID{"a stranger": "x", "an owner": "b"} {
+		r.cfg.Sites = []topo.SiteID{"a", "b", "c"}
+		if _, err := r.Place(ctx, api.PlaceRequest{Site: site}); err == nil {
+			t.Errorf("%s is served", name)
+		}
+	}
+	g.rebuild = true
+	if _, err := r.Place(ctx, api.PlaceRequest{Site: "a"}); err == nil || !strings.Contains(err.Error(), "rebuilt itself") {
+		t.Error(err)
 	}
 }
 

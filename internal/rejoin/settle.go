@@ -176,7 +176,7 @@ func (r *Rejoin) returned(ctx context.Context, a arrear, rec handover.Record, re
 // unaware lists the other full sites whose databases may not know the failover's cuts yet.
 func (r *Rejoin) unaware(ctx context.Context, a arrear, generation, version uint64) ([]topo.SiteID, error) {
 	var out []topo.SiteID
-	for _, site := range r.cfg.Peers {
+	for _, site := range r.peers() {
 		if site == a.from {
 			continue
 		}

@@ -20,7 +20,8 @@ type Applied struct {
 		sync.Mutex
 		vector  topo.Vector
 		peers   map[topo.SiteID]topo.Vector
-		moved   chan struct{} // closed and replaced whenever vector grows
+		moved   chan struct{}        // closed and replaced whenever vector grows
+		waived  map[topo.SiteID]bool // origins whose positions in markers are of a stream that is no more
 		waiting map[arrival]map[*waiter]bool
 		recent  map[arrival]come // some of those that have come; the database has all
 	}
@@ -76,6 +77,7 @@ func LoadApplied(ctx context.Context, site topo.SiteID, recorded Recorded) (*App
 	a.mu.vector = make(topo.Vector)
 	maps.Copy(a.mu.vector, vector)
 	a.mu.peers = make(map[topo.SiteID]topo.Vector)
+	a.mu.waived = make(map[topo.SiteID]bool)
 	a.mu.moved = make(chan struct{})
 	a.mu.waiting = make(map[arrival]map[*waiter]bool)
 	a.mu.recent = make(map[arrival]come)
@@ -168,7 +170,10 @@ func (a *Applied) WaitVector(ctx context.Context, need topo.Vector) error {
 	delete(need, a.site)
 	for {
 		a.mu.Lock()
-		covered, moved := a.mu.vector.Covers(need), a.mu.moved
+		covered, moved := true, a.mu.moved
+		for origin, pos := range need {
+			covered = covered && (a.mu.waived[origin] || a.mu.vector[origin] >= pos)
+		}
 		a.mu.Unlock()
 		if covered {
 			return nil
@@ -187,7 +192,7 @@ func (a *Applied) lacks(need topo.Vector) topo.SiteID {
 	defer a.mu.Unlock()
 	var lacking topo.SiteID
 	for origin, pos := range need {
-		if origin != a.site && a.mu.vector[origin] < pos && (lacking == "" || origin < lacking) {
+		if origin != a.site && !a.mu.waived[origin] && a.mu.vector[origin] < pos && (lacking == "" || origin < lacking) {
 			lacking = origin
 		}
 	}
@@ -246,6 +251,33 @@ func (a *Applied) reload(ctx context.Context, origin topo.SiteID, pos change.Pos
 		}
 	}
 	return nil
+}
+
+// Anew takes a place in a stream of an origin that has nothing to do with the one before: what anybody had applied of
+// that is void. Until it is called with last, markers of others may still speak of that one: what they ask of the origin
+// is here, and is not waited for.
+func (a *Applied) Anew(origin topo.SiteID, pos change.Position, last bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.vector[origin] = uint64(pos)
+	a.mu.waived[origin] = !last
+	maps.DeleteFunc(a.mu.recent, func(key arrival, _ come) bool { return key.site == origin })
+	for site, vector := range a.mu.peers {
+		vector = maps.Clone(vector) // it was handed over
+		delete(vector, origin)
+		a.mu.peers[site] = vector
+	}
+	close(a.mu.moved)
+	a.mu.moved = make(chan struct{})
+}
+
+// Drop forgets an origin that is no member any more, and what it has said.
+func (a *Applied) Drop(origin topo.SiteID) {
+	a.Anew(origin, 0, true)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.mu.vector, origin)
+	delete(a.mu.peers, origin)
 }
 
 // heard notes what another site says it has applied.

@@ -174,3 +174,29 @@ func TestDatabaseThatWentBack(t *testing.T) {
 		}
 	})
 }
+
+// What markers ask of an origin's former stream is not waited for while some may still be under way; of its new one it is.
+func TestAppliedAnew(t *testing.T) {
+	t.Parallel()
+	a, err := LoadApplied(t.Context(), "c", newTarget(t, "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.advance("a", 900, nil)
+	a.heard("b", topo.Vector{"a": 800, "c": 7})
+	former := topo.Vector{"a": 900}
+	a.Anew("a", 50, false)
+	if lacking := a.lacks(former); lacking != "" || a.Vector()["a"] != 50 {
+		t.Errorf("lacks %q at %v", lacking, a.Vector())
+	}
+	if err := a.WaitVector(t.Context(), former); err != nil {
+		t.Error(err)
+	}
+	if a.said("b", "a") != 0 || a.said("b", "c") != 7 {
+		t.Errorf("what b has said of the former stream counts: %d", a.said("b", "a"))
+	}
+	a.Anew("a", 50, true)
+	if a.lacks(former) != "a" || a.lacks(topo.Vector{"a": 50}) != "" {
+		t.Error("positions of the new stream are not waited for")
+	}
+}

@@ -82,7 +82,7 @@ func (s *source) Create(context.Context) error {
 }
 
 // Copy sends every value that the log has inserted so far, a few to a piece.
-func (s *source) Copy(ctx context.Context, emit func(context.Context, change.Copy) error) error {
+func (s *source) Copy(ctx context.Context, _ bool, emit func(context.Context, change.Copy) error) error {
 	s.db.mu.Lock()
 	s.db.mu.slots[s.target] = s.end()
 	at, log := s.end(), slices.Clone(s.db.mu.log)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -34,8 +35,12 @@ type Follow struct {
 	Open     func(context.Context) (Sink, error)
 	CopyFrom bool // the origin is the seed: a database without progress starts from a copy of it
 	Applied  *Applied
-	Relay    Relay         // nil: nothing is kept
-	Others   []topo.SiteID // full sites besides this one and the origin; while one of them lacks changes, Relay keeps them
+	Relay    Relay // nil: nothing is kept
+	// Others are the members besides this site and the origin: while one of them lacks changes, Relay keeps them. Nil: there
+	// are none. It must not block; who has acknowledged a document has to go by it from then on.
+	Others func() []topo.SiteID
+	// Gone tells of sites that are members no more: what a marker asks of them is here. May be nil, must not block.
+	Gone     func(topo.SiteID) bool
 	Settings link.Settings
 	Logger   *slog.Logger // default: discards
 
@@ -43,6 +48,7 @@ type Follow struct {
 	// pass it over; none if nothing of it is left to another site. May be nil, must not block.
 	Tail func(change.Position) []topo.SiteID
 
+	rebuild bool      // Copy is under way
 	second  bool      // Standby's turn; Run's goroutine only
 	unkept  bool      // it is recorded that nothing is kept; Run's goroutine only
 	missed  bool      // the origin was asked last, and has not given what it should; Run's goroutine only
@@ -156,12 +162,13 @@ func (f *Follow) Run(ctx context.Context) error {
 	}
 }
 
-// Copy connects once and takes an initial copy, for a sink that begins with one; the stream behind it is left to Run.
+// Copy connects once and takes a copy with which this site is rebuilt, for a sink that begins with one; the stream behind
+// it is left to Run.
 func (f *Follow) Copy(ctx context.Context) error {
 	if f.Logger == nil {
 		f.Logger = slog.New(slog.DiscardHandler)
 	}
-	f.CopyFrom = true
+	f.CopyFrom, f.rebuild = true, true
 	err := f.attempt(ctx, "", f.Addr)
 	var said *link.Refusal
 	if f.Standby != "" && errors.As(err, &said) && said.Reason == link.Closing && !errors.Is(err, errCopied) { // the agent there stands by
@@ -210,7 +217,7 @@ func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) erro
 	if err := f.recorded(ctx, progress.Position); err != nil {
 		return &dataError{err}
 	}
-	if progress.Known && len(f.Others) > 0 {
+	if progress.Known && len(f.others()) > 0 {
 		if err := f.beginRelay(ctx); err != nil {
 			return err
 		}
@@ -219,6 +226,8 @@ func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) erro
 	switch {
 	case progress.Known:
 		hello.Start, hello.Position, hello.Epochs = link.StartResume, progress.Position, progress.Epochs
+	case f.rebuild:
+		hello.Start = link.StartRebuild
 	case f.CopyFrom:
 		hello.Start = link.StartCopy
 	default:
@@ -232,7 +241,7 @@ func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) erro
 		return err
 	}
 	f.connected(in, via)
-	if progress.Known && len(f.Others) == 0 && !f.unkept { // nobody waits for that
+	if progress.Known && len(f.others()) == 0 && !f.unkept { // nobody waits for that
 		if err := f.beginRelay(ctx); err != nil {
 			in.Close()
 			return err
@@ -248,12 +257,19 @@ func (f *Follow) attempt(ctx context.Context, via topo.SiteID, addr string) erro
 	return f.stream(ctx, in, sink, progress.Position)
 }
 
+func (f *Follow) others() []topo.SiteID {
+	if f.Others == nil {
+		return nil
+	}
+	return f.Others()
+}
+
 // beginRelay says in the database from where on all of the origin's changes are kept for others, or that none are.
 func (f *Follow) beginRelay(ctx context.Context) error {
 	if f.Relay == nil {
 		return nil
 	}
-	if err := f.Relay.Begin(ctx, f.Origin, len(f.Others) > 0); err != nil {
+	if err := f.Relay.Begin(ctx, f.Origin, len(f.others()) > 0); err != nil {
 		return &dataError{fmt.Errorf("relay of site %s: %w", f.Origin, err)}
 	}
 	return nil
@@ -343,7 +359,7 @@ func (f *Follow) feed(ctx context.Context, in *link.Inbound, txs chan<- change.T
 func (f *Follow) next(ctx context.Context, in *link.Inbound) ([]change.Tx, error) {
 	const most = 256
 	var batch []change.Tx
-	for len(batch) == 0 || f.Relay != nil && len(f.Others) > 0 && in.Ready() && len(batch) < most {
+	for len(batch) == 0 || f.Relay != nil && len(f.others()) > 0 && in.Ready() && len(batch) < most {
 		tx, err := in.NextTx(ctx)
 		if err != nil {
 			var said *link.Refusal
@@ -363,13 +379,15 @@ func (f *Follow) await(ctx context.Context, tx *change.Tx) error {
 		return nil
 	}
 	for _, m := range tx.Markers {
+		need := maps.Clone(m.Vector) // the marker goes on as it is
+		maps.DeleteFunc(need, func(s topo.SiteID, _ uint64) bool { return f.Gone != nil && f.Gone(s) })
 		for {
-			lacking := f.Applied.lacks(m.Vector)
+			lacking := f.Applied.lacks(need)
 			if lacking == "" {
 				break
 			}
 			f.waits(lacking)
-			if err := f.Applied.WaitVector(ctx, topo.Vector{lacking: m.Vector[lacking]}); err != nil {
+			if err := f.Applied.WaitVector(ctx, topo.Vector{lacking: need[lacking]}); err != nil {
 				return err
 			}
 		}
@@ -411,10 +429,11 @@ func (f *Follow) awaitDecision(ctx context.Context, tx *change.Tx) error {
 // keep stores what another full site may still lack, before it is applied here: what was applied and not kept could
 // not be served to anybody.
 func (f *Follow) keep(ctx context.Context, batch []change.Tx) error {
-	if f.Relay == nil || len(f.Others) == 0 {
+	others := f.others()
+	if f.Relay == nil || len(others) == 0 {
 		return nil
 	}
-	everywhere := f.Applied.everywhere(f.Origin, f.Others)
+	everywhere := f.Applied.everywhere(f.Origin, others)
 	lacked := make([]change.Tx, 0, len(batch))
 	for _, tx := range batch {
 		moved := tx.First && tx.Last && len(tx.Rows) == 0 // only moves the position on

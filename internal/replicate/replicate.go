@@ -24,8 +24,9 @@ type Source interface {
 	// Confirmed is the position up to which the database has let go of the target's changes.
 	Confirmed(ctx context.Context) (pos change.Position, exists bool, err error)
 	// Copy makes the target's place in the stream anew and hands out every published table as of there, ending with a
-	// piece that has Done set.
-	Copy(ctx context.Context, emit func(context.Context, change.Copy) error) error
+	// piece that has Done set. With all, what this site has applied of every third site comes along, as of the same
+	// moment.
+	Copy(ctx context.Context, all bool, emit func(context.Context, change.Copy) error) error
 	// Create makes the target's place in the stream, if it has none.
 	Create(ctx context.Context) error
 	// Run hands out what follows from, in commit order, until ctx ends or something fails. It refuses a from that the

@@ -585,7 +585,9 @@ func TestRelayKeepsWhatAnotherSiteLacks(t *testing.T) {
 			}
 			applied.heard("c", topo.Vector{"a": 30})
 			origin.write(oneTx("a", 30, "c has it"), oneTx("a", 40, "c lacks it"), oneTx("a", 45), oneTx("a", 50, "and this"))
-			follow(t, target, "a", serve(t, origin).addr, func(f *Follow) { f.Applied, f.Relay, f.Others = applied, relay, c.others })
+			follow(t, target, "a", serve(t, origin).addr, func(f *Follow) {
+				f.Applied, f.Relay, f.Others = applied, relay, func() []topo.SiteID { return c.others }
+			})
 			eventually(t, "everything", func() bool { return target.at("a") == 50 })
 			relay.mu.Lock()
 			defer relay.mu.Unlock()
@@ -691,7 +693,7 @@ func TestRelayServesWhatTheOriginCannot(t *testing.T) {
 	})
 	f := follow(t, b, "a", origin.addr, func(f *Follow) {
 		f.Relays = []Via{{Site: "c", Addrs: []string{relay.addr}}}
-		f.Others = []topo.SiteID{"c"}
+		f.Others = func() []topo.SiteID { return []topo.SiteID{"c"} }
 	})
 	eventually(t, "what the origin has", func() bool { return b.at("a") == 40 })
 	origin.stop()

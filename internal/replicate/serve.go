@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -192,6 +193,26 @@ func (s *Serve) register(one *session) (before *session) {
 	return before
 }
 
+// Renew ends every connection and waits for their ends: what a target said before is not heard any more behind it. The
+// targets connect again.
+func (s *Serve) Renew(ctx context.Context) error {
+	s.mu.Lock()
+	all := slices.Collect(maps.Values(s.mu.latest))
+	all = slices.AppendSeq(all, maps.Values(s.mu.relays))
+	s.mu.Unlock()
+	for _, one := range all {
+		one.out.End(link.Refusef(link.Closing, "site %s begins anew with what it knows of other sites", s.Site))
+	}
+	for _, one := range all {
+		select {
+		case <-one.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
 // session is one connection of a target.
 type session struct {
 	serve *Serve
@@ -254,8 +275,8 @@ func (o *session) open(ctx context.Context) (Source, error) {
 
 // begin gives a target its place in the stream, with a copy of the tables if it asks for one.
 func (o *session) begin(ctx context.Context, source Source) error {
-	if o.hello.Start == link.StartCopy {
-		return source.Copy(ctx, o.out.SendCopy)
+	if o.hello.Start == link.StartCopy || o.hello.Start == link.StartRebuild {
+		return source.Copy(ctx, o.hello.Start == link.StartRebuild, o.out.SendCopy)
 	}
 	if err := source.Create(ctx); err != nil {
 		return err

@@ -21,12 +21,13 @@ func (s *Spec) KeyspaceTable() map[topo.KeyspaceID]topo.Keyspace {
 	return out
 }
 
-// FirstOwnership is the document that a new deployment begins with: everything at the seed.
+// FirstOwnership is the document that a new deployment begins with: everything at the seed, and every full site a
+// member.
 func (s *Spec) FirstOwnership() topo.Ownership {
 	ks := make(map[topo.KeyspaceID]topo.Placement, len(s.Keyspaces))
 	for id, k := range s.Keyspaces {
 		ks[id] = topo.Placement{Buckets: k.Buckets, Hash: k.Hash,
 			Ranges: []topo.Range{{First: 0, Last: topo.BucketID(k.Buckets - 1), Owner: s.Seed, Epoch: 1, State: topo.Open}}}
 	}
-	return topo.NewOwnership(ks)
+	return topo.NewOwnership(ks).WithMembers(s.FullSites())
 }

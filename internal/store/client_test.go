@@ -255,3 +255,36 @@ func TestWatchHints(t *testing.T) {
 	default:
 	}
 }
+
+// A lease that is taken away with the change that lets its site go ends a renewal under way.
+func TestLeaseGone(t *testing.T) {
+	t.Parallel()
+	c := sharedCluster(t).client(t, "gone")
+	ctx := t.Context()
+	l := Lease{Holder: "h", Sequence: 1, Duration: time.Second}
+	r, err := c.RenewLease(ctx, "c", l, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := Change{Lease: &LeaseChange{Site: "c", Expect: r.Revision, Gone: true}, Audit: "site c is let go"}
+	if _, err := c.Commit(ctx, Change{Lease: gone.Lease}); err == nil {
+		t.Error("a deletion that leaves no trace")
+	}
+	later, err := c.RenewLease(ctx, "c", Lease{Holder: "h", Sequence: 2, Duration: time.Second}, r.Revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Commit(ctx, gone); !errors.Is(err, ErrConflict) {
+		t.Errorf("the lease was renewed meanwhile: %v", err)
+	}
+	gone.Lease.Expect = later.Revision
+	if _, err := c.Commit(ctx, gone); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.Lease(ctx, "c"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if _, err := c.RenewLease(ctx, "c", Lease{Holder: "h", Sequence: 3, Duration: time.Second}, later.Revision); !errors.Is(err, ErrConflict) {
+		t.Errorf("a renewal of what is gone: %v", err)
+	}
+}

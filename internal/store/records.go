@@ -35,6 +35,9 @@ type Lease struct {
 	// Rebuild says that Database came in the place of one that had owned buckets: what it lacks and what only it has are
 	// not settled with the sites that own them now.
 	Rebuild bool
+	// Anew says of a site that is to be rebuilt that every other one has the same of its former stream: from here on they
+	// let go of that, and what they have of it says nothing any more.
+	Anew bool
 	// Generation and Version are those of the newest ownership that the holder has enforced in its database.
 	Generation uint64
 	Version    uint64
@@ -59,6 +62,7 @@ type leaseRecord struct {
 	Database   topo.Identity   `json:"database"`
 	Beat       uint64          `json:"beat,omitempty"`
 	Rebuild    bool            `json:"rebuild,omitempty"`
+	Anew       bool            `json:"anew,omitempty"`
 	Generation uint64          `json:"generation,omitempty"`
 	Version    uint64          `json:"version,omitempty"`
 	Revoked    bool            `json:"revoked,omitempty"`
@@ -76,7 +80,7 @@ func (l Lease) encode() ([]byte, error) {
 		return nil, fmt.Errorf("lease duration %s; want whole milliseconds", l.Duration)
 	}
 	return json.Marshal(leaseRecord{
-		l.Holder, l.Sequence, l.Duration.Milliseconds(), l.Database, l.Beat, l.Rebuild,
+		l.Holder, l.Sequence, l.Duration.Milliseconds(), l.Database, l.Beat, l.Rebuild, l.Anew,
 		l.Generation, l.Version, l.Revoked, l.RevokedBy, l.Released, l.Asks, l.Keeps,
 	})
 }
@@ -91,7 +95,7 @@ func decodeLease(body []byte) (Lease, error) {
 		return Lease{}, fmt.Errorf("lease of holder %q, sequence %d, duration %d ms makes no sense", r.Holder, r.Sequence, r.DurationMS)
 	}
 	return Lease{
-		r.Holder, r.Sequence, time.Duration(r.DurationMS) * time.Millisecond, r.Database, r.Beat, r.Rebuild,
+		r.Holder, r.Sequence, time.Duration(r.DurationMS) * time.Millisecond, r.Database, r.Beat, r.Rebuild, r.Anew,
 		r.Generation, r.Version, r.Revoked, r.RevokedBy, r.Released, r.Asks, r.Keeps,
 	}, nil
 }

@@ -24,11 +24,12 @@ type Change struct {
 }
 
 // LeaseChange replaces a site's lease of revision Expect by Next: how a failover revokes it, so that a renewal in flight
-// fails.
+// fails. With Gone it is taken away: the site is no member any more.
 type LeaseChange struct {
 	Site   topo.SiteID
 	Expect Revision
 	Next   Lease
+	Gone   bool
 }
 
 // OwnershipChange replaces the document of revision Expect by Next.
@@ -88,12 +89,19 @@ func (c *Client) Commit(ctx context.Context, ch Change) (Revision, error) {
 		if err := topo.CheckName(string(l.Site)); err != nil {
 			return 0, fmt.Errorf("store: commit: site %w", err)
 		}
-		body, err := l.Next.encode()
-		if err != nil {
-			return 0, fmt.Errorf("store: commit: lease of %s: %w", l.Site, err)
+		if l.Gone && (l.Expect == 0 || ch.Audit == "") { // a deletion leaves nothing to find an uncertain outcome by
+			return 0, fmt.Errorf("store: commit: lease of %s cannot be taken away without a revision and an audit line", l.Site)
 		}
-		if err := w.put(c.keys.site(l.Site), l.Expect, body); err != nil {
-			return 0, err
+		if l.Gone {
+			w.drop(c.keys.site(l.Site), l.Expect)
+		} else {
+			body, err := l.Next.encode()
+			if err != nil {
+				return 0, fmt.Errorf("store: commit: lease of %s: %w", l.Site, err)
+			}
+			if err := w.put(c.keys.site(l.Site), l.Expect, body); err != nil {
+				return 0, err
+			}
 		}
 	}
 	if ch.Audit != "" {
@@ -165,6 +173,13 @@ func (w *write) put(key string, expect Revision, body []byte) error {
 	w.cmps = append(w.cmps, clientv3.Compare(clientv3.ModRevision(key), "=", int64(expect)))
 	w.puts = append(w.puts, clientv3.OpPut(key, value))
 	return nil
+}
+
+// drop takes a record away. It is no guard: the record has no history from which its outcome could be told; another of the
+// same transaction has.
+func (w *write) drop(key string, expect Revision) {
+	w.cmps = append(w.cmps, clientv3.Compare(clientv3.ModRevision(key), "=", int64(expect)))
+	w.puts = append(w.puts, clientv3.OpDelete(key))
 }
 
 // commit carries a write out. Sending it again after a lost answer is safe: the compare lets at most one try through.
