@@ -14,8 +14,8 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-// member changes who takes part, at the agent of a site. What is not refused is asked again, as people would.
-func (w *world) member(at topo.SiteID, do string, site topo.SiteID) (api.MemberAnswer, error) {
+// change has it changed who takes part, at the agent of a site. What is not refused is asked again, as people would.
+func (w *world) change(at topo.SiteID, do string, site topo.SiteID) (api.MemberAnswer, error) {
 	w.t.Helper()
 	c := w.client(at)
 	for tries := 0; ; tries++ {
@@ -80,7 +80,7 @@ func TestSiteRemovedAndAdded(t *testing.T) {
 	ofA, ofB, ofC := w.keysIn(31, 63, 40), w.keysIn(0, 20, 40), w.keysIn(21, 30, 4)
 	w.await(w.people, w.begin("c", "21-30"), "done")
 	w.exec(w.sites["c"].app, insert(ofC[0], 5))
-	_, err := w.member("a", api.MemberRemove, "c")
+	_, err := w.change("a", api.MemberRemove, "c")
 	refusedBy(t, err, "owns-nothing")
 	w.await(w.people, w.begin("a", "21-30"), "done")
 
@@ -88,9 +88,9 @@ func TestSiteRemovedAndAdded(t *testing.T) {
 	w.write(ws, "a", ofA)
 	w.write(ws, "b", ofB)
 	w.eventually("writes are under way", func() bool { return ws.count() > 100 })
-	_, err = w.member("a", api.MemberForget, "c")
+	_, err = w.change("a", api.MemberForget, "c")
 	refusedBy(t, err, "lease") // it lives
-	answer, err := w.member("b", api.MemberRemove, "c")
+	answer, err := w.change("b", api.MemberRemove, "c")
 	if err != nil || !strings.Contains(answer.Left, "stop it") {
 		t.Fatalf("%+v, %v", answer, err)
 	}
@@ -102,7 +102,7 @@ func TestSiteRemovedAndAdded(t *testing.T) {
 		t.Errorf("a switch to it: %s", err)
 	}
 	w.stop("c")
-	if answer, err = w.member("b", api.MemberRemove, "c"); err != nil || answer.Left != "" {
+	if answer, err = w.change("b", api.MemberRemove, "c"); err != nil || answer.Left != "" {
 		t.Errorf("again: %+v, %v", answer, err)
 	}
 	if _, _, err := records.Lease(t.Context(), "c"); !errors.Is(err, store.ErrNotFound) {
@@ -113,7 +113,7 @@ func TestSiteRemovedAndAdded(t *testing.T) {
 	w.start("c")
 	w.outside("c", ofC[1])
 	before := ws.count()
-	if _, err = w.member("c", api.MemberAdd, "c"); err != nil {
+	if _, err = w.change("c", api.MemberAdd, "c"); err != nil {
 		t.Fatal(err)
 	}
 	if ws.count() == before {
@@ -123,7 +123,7 @@ func TestSiteRemovedAndAdded(t *testing.T) {
 	if err != nil || !o.Full("c") {
 		t.Errorf("members %+v, %v", o.Members, err)
 	}
-	if answer, err = w.member("c", api.MemberAdd, "c"); err != nil || len(answer.Steps) != 1 {
+	if answer, err = w.change("c", api.MemberAdd, "c"); err != nil || len(answer.Steps) != 1 {
 		t.Errorf("again: %+v, %v", answer, err)
 	}
 	ws.end("a", "b", "c")
@@ -160,7 +160,7 @@ func TestSiteGoneForGood(t *testing.T) {
 	w.arrives("b", ofC[1], 5)
 	w.stop("c")
 	tail := w.try(w.sites["c"].app, insert(ofC[3], 9)) == nil // while its lease lasts: nobody ever has it
-	_, err := w.member("a", api.MemberForget, "c")
+	_, err := w.change("a", api.MemberForget, "c")
 	var e *api.Error
 	if !errors.As(err, &e) || e.Code != api.CodeRefused { // it owns, or its failover is not over
 		t.Errorf("before it is taken over: %v", err)
@@ -169,14 +169,14 @@ func TestSiteGoneForGood(t *testing.T) {
 		o, _, err := records.Ownership(t.Context())
 		return err == nil && o.Unsettled("c") != ""
 	})
-	if _, err := w.member("a", api.MemberRemove, "c"); err == nil {
+	if _, err := w.change("a", api.MemberRemove, "c"); err == nil {
 		t.Error("a lost site is removed in good order")
 	}
 	dry, err := w.client("a").ChangeMember(t.Context(), api.MemberRequest{Do: api.MemberForget, Site: "c", DryRun: true})
 	if err != nil || dry.Handover == "" {
 		t.Fatalf("dry run: %+v, %v", dry, err)
 	}
-	answer, err := w.member("a", api.MemberForget, "c")
+	answer, err := w.change("a", api.MemberForget, "c")
 	if err != nil || answer.Left != "" {
 		t.Fatalf("%+v, %v", answer, err)
 	}
@@ -199,7 +199,7 @@ func TestSiteGoneForGood(t *testing.T) {
 	w.same("a", "b")
 
 	// As a new site it is taken in again; what only it had is in its conflict log.
-	if _, err := w.member("c", api.MemberAdd, "c"); err != nil {
+	if _, err := w.change("c", api.MemberAdd, "c"); err != nil {
 		t.Fatal(err)
 	}
 	w.same("a", "b", "c")

@@ -755,7 +755,7 @@ func TestTheBeginningIsNoMiss(t *testing.T) {
 	})
 	f := follow(t, b, "a", serve(t, a).addr, func(f *Follow) {
 		f.Relays = []Via{{Site: "c", Addrs: []string{relay.addr}}}
-		f.Others = []topo.SiteID{"c"}
+		f.Others = func() []topo.SiteID { return []topo.SiteID{"c"} }
 		f.Applied = atB
 	})
 	eventually(t, "the beginning", func() bool { return f.State().Phase == Streaming })

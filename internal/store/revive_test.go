@@ -190,7 +190,7 @@ func raise(t *testing.T, cl *Client) {
 		t.Fatal(err)
 	}
 	l.Sequence, l.Released = l.Sequence+1, true
-	if _, err := cl.Commit(within(t, 10*time.Second), Change{Ownership: &OwnershipChange{rev, next}, Lease: &LeaseChange{"a", leaseRev, l}}); err != nil {
+	if _, err := cl.Commit(within(t, 10*time.Second), Change{Ownership: &OwnershipChange{rev, next}, Lease: &LeaseChange{Site: "a", Expect: leaseRev, Next: l}}); err != nil {
 		t.Fatal(err)
 	}
 }
