@@ -120,7 +120,8 @@ type simFence struct {
 	seen int // restrictions
 }
 
-// ask is a statement; the database may be away.
+// ask is a statement; the database may be away. One without an answer (errNoAnswer) may still be carried out: what it
+// writes is not looked at then.
 func (f *simFence) ask(ctx context.Context, statement func() error) error {
 	var err error
 	if lost := f.call(ctx, func() {
@@ -133,13 +134,17 @@ func (f *simFence) ask(ctx context.Context, statement func() error) error {
 	return err
 }
 
-func (f *simFence) Identity(ctx context.Context) (id topo.Identity, err error) {
-	err = f.ask(ctx, func() error { id = identity(f.d.id); return nil })
-	return id, err
+func (f *simFence) Identity(ctx context.Context) (topo.Identity, error) {
+	var id topo.Identity
+	if err := f.ask(ctx, func() error { id = identity(f.d.id); return nil }); err != nil {
+		return topo.Identity{}, err
+	}
+	return id, nil
 }
 
-func (f *simFence) Heartbeat(ctx context.Context, after uint64) (p postgres.Pulse, err error) {
-	err = f.ask(ctx, func() error {
+func (f *simFence) Heartbeat(ctx context.Context, after uint64) (postgres.Pulse, error) {
+	var p postgres.Pulse
+	err := f.ask(ctx, func() error {
 		d := f.d
 		p.Database = identity(d.id)
 		if d.beat < after {
@@ -152,11 +157,15 @@ func (f *simFence) Heartbeat(ctx context.Context, after uint64) (p postgres.Puls
 		p.Beat, p.Clock, p.Reached = d.beat, d.clock(), d.reached
 		return nil
 	})
+	if errors.Is(err, errNoAnswer) {
+		return postgres.Pulse{}, err
+	}
 	return p, err
 }
 
-func (f *simFence) State(ctx context.Context) (st postgres.FenceState, err error) {
-	err = f.ask(ctx, func() error {
+func (f *simFence) State(ctx context.Context) (postgres.FenceState, error) {
+	var st postgres.FenceState
+	err := f.ask(ctx, func() error {
 		d := f.d
 		st = postgres.FenceState{Buckets: map[topo.KeyspaceID]int{keyspace: simBuckets}, Lease: d.lease, Clock: d.clock(),
 			Bits: map[topo.KeyspaceID]topo.Spans{}, Rows: map[topo.KeyspaceID][]postgres.BucketRow{}}
@@ -172,7 +181,10 @@ func (f *simFence) State(ctx context.Context) (st postgres.FenceState, err error
 		}
 		return nil
 	})
-	return st, err
+	if err != nil {
+		return postgres.FenceState{}, err
+	}
+	return st, nil
 }
 
 func (f *simFence) Restrict(ctx context.Context, keep map[topo.KeyspaceID]topo.Spans) error {
@@ -283,7 +295,10 @@ func (f *simFence) OpenBuckets(ctx context.Context, o postgres.OpenOrder) error 
 		}
 		return nil
 	})
-	if err != nil || len(written) == 0 {
+	switch {
+	case errors.Is(err, errNoAnswer):
+		return err
+	case err != nil || len(written) == 0:
 		return errors.Join(err, stale)
 	}
 	err = f.ask(ctx, func() error {
@@ -304,6 +319,9 @@ func (f *simFence) OpenBuckets(ctx context.Context, o postgres.OpenOrder) error 
 		}
 		return nil
 	})
+	if errors.Is(err, errNoAnswer) {
+		return err
+	}
 	return errors.Join(err, stale)
 }
 
@@ -334,14 +352,18 @@ func (f *simFence) ForgetMoments(ctx context.Context) error {
 	})
 }
 
-func (f *simFence) EndWriters(ctx context.Context, patience, _ time.Duration) (ended []postgres.Blocker, err error) {
+func (f *simFence) EndWriters(ctx context.Context, patience, _ time.Duration) ([]postgres.Blocker, error) {
 	if err := pause(ctx, patience); err != nil {
 		return nil, err
 	}
-	err = f.ask(ctx, func() error {
+	var ended []postgres.Blocker
+	err := f.ask(ctx, func() error {
 		ended = make([]postgres.Blocker, len(f.d.tx))
 		clear(f.d.tx)
 		return nil
 	})
-	return ended, err
+	if err != nil {
+		return nil, err
+	}
+	return ended, nil
 }

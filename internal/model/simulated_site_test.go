@@ -287,11 +287,12 @@ func (a *simAgent) Standing(_ context.Context, of topo.SiteID) (api.Standing, er
 // CatchUp has nothing to wait for: of two sites there is no other survivor.
 func (a *simAgent) CatchUp(context.Context, topo.SiteID, topo.SiteID, uint64) error { return nil }
 
-func (a *simAgent) halt(ctx context.Context, id topo.HandoverID) (position uint64, err error) {
+func (a *simAgent) halt(ctx context.Context, id topo.HandoverID) (uint64, error) {
 	if _, live := a.keeper.Deadline(); !live {
 		return 0, errors.New("not active")
 	}
-	err = a.fence.locking(ctx, func() error {
+	var position uint64
+	err := a.fence.locking(ctx, func() error {
 		d := a.site.db
 		for _, c := range d.cuts {
 			if c.Handover == id {
@@ -308,7 +309,10 @@ func (a *simAgent) halt(ctx context.Context, id topo.HandoverID) (position uint6
 		d.halted = id
 		return nil
 	})
-	return position, err
+	if err != nil {
+		return 0, err
+	}
+	return position, nil
 }
 
 func (a *simAgent) unhalt(ctx context.Context, id topo.HandoverID) error {
@@ -382,7 +386,10 @@ func (c siteClient) Ready(ctx context.Context, r api.ReadyRequest) (api.ReadyAns
 		}
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return api.ReadyAnswer{}, err
+	}
+	return out, nil
 }
 
 func (c siteClient) Settled(ctx context.Context, _ api.SettleRequest) (api.SettleAnswer, error) {
@@ -407,10 +414,10 @@ func (a *simAgent) closeBuckets(ctx context.Context, r api.CloseRequest) (api.Cl
 	var attempt int
 	done := false
 	err := a.fence.ask(ctx, func() (err error) { done, attempt, err = d.beginClose(r); return err })
-	if err == nil && !done {
-		err = a.fence.ask(ctx, func() error { left = d.writers(r); return nil })
-	}
 	if err != nil || done {
+		return answer, err
+	}
+	if err := a.fence.ask(ctx, func() error { left = d.writers(r); return nil }); err != nil {
 		return answer, err
 	}
 	if a.sim.plant == WaitOutRemoved {
@@ -555,7 +562,7 @@ func (c siteClient) CaughtUp(ctx context.Context, r api.CaughtUpRequest) (api.Ca
 			return nil
 		})
 		if err != nil {
-			return answer, err
+			return api.CaughtUpAnswer{}, err
 		}
 		if found {
 			answer.Marker.Buckets = joinSpans(answer.Marker.Buckets)

@@ -170,18 +170,29 @@ func (c storeClient) write(ctx context.Context, f func()) error {
 	return nil
 }
 
-func (c storeClient) Lease(ctx context.Context, site topo.SiteID) (l store.Lease, rev store.Revision, err error) {
+// What a request writes here it may still write when its caller has long gone on without an answer: after an error
+// nothing of it is looked at.
+
+func (c storeClient) Lease(ctx context.Context, site topo.SiteID) (store.Lease, store.Revision, error) {
 	s := &c.sim.store
-	err = c.read(ctx, func() { l, rev = s.lease[site], s.leaseRev[site] })
-	if err == nil && rev == 0 {
-		err = store.ErrNotFound
+	var l store.Lease
+	var rev store.Revision
+	if err := c.read(ctx, func() { l, rev = s.lease[site], s.leaseRev[site] }); err != nil {
+		return store.Lease{}, 0, err
 	}
-	return l, rev, err
+	if rev == 0 {
+		return l, rev, store.ErrNotFound
+	}
+	return l, rev, nil
 }
 
-func (c storeClient) Ownership(ctx context.Context) (o topo.Ownership, rev store.Revision, err error) {
-	err = c.read(ctx, func() { o, rev = c.sim.store.owner, c.sim.store.ownerRev })
-	return o, rev, err
+func (c storeClient) Ownership(ctx context.Context) (topo.Ownership, store.Revision, error) {
+	var o topo.Ownership
+	var rev store.Revision
+	if err := c.read(ctx, func() { o, rev = c.sim.store.owner, c.sim.store.ownerRev }); err != nil {
+		return topo.Ownership{}, 0, err
+	}
+	return o, rev, nil
 }
 
 func (c storeClient) RenewLease(ctx context.Context, site topo.SiteID, l store.Lease, expect store.Revision) (store.Renewal, error) {
@@ -196,37 +207,50 @@ func (c storeClient) RenewLease(ctx context.Context, site topo.SiteID, l store.L
 		s.lease[site], s.leaseRev[site] = l, s.rev
 		r = store.Renewal{Revision: s.rev, Ownership: s.owner, OwnershipRevision: s.ownerRev}
 	})
-	if err == nil && conflict {
-		err = store.ErrConflict
+	switch {
+	case err != nil:
+		return store.Renewal{}, err
+	case conflict:
+		return r, store.ErrConflict
 	}
-	return r, err
+	return r, nil
 }
 
-func (c storeClient) Handover(ctx context.Context, id topo.HandoverID) (body json.RawMessage, rev store.Revision, err error) {
-	err = c.read(ctx, func() { body, rev = c.sim.store.record[id].Body, c.sim.store.record[id].Revision })
-	if err == nil && rev == 0 {
-		err = store.ErrNotFound
+func (c storeClient) Handover(ctx context.Context, id topo.HandoverID) (json.RawMessage, store.Revision, error) {
+	var h store.Handover
+	if err := c.read(ctx, func() { h = c.sim.store.record[id] }); err != nil {
+		return nil, 0, err
 	}
-	return body, rev, err
+	if h.Revision == 0 {
+		return nil, 0, store.ErrNotFound
+	}
+	return h.Body, h.Revision, nil
 }
 
-func (c storeClient) Handovers(ctx context.Context) (out []store.Handover, err error) {
-	err = c.read(ctx, func() {
+func (c storeClient) Handovers(ctx context.Context) ([]store.Handover, error) {
+	var out []store.Handover
+	err := c.read(ctx, func() {
 		for _, h := range c.sim.store.record {
 			out = append(out, h)
 		}
 	})
+	if err != nil {
+		return nil, err
+	}
 	slices.SortFunc(out, func(a, b store.Handover) int { return cmp.Compare(b.ID, a.ID) })
-	return out, err
+	return out, nil
 }
 
-func (c storeClient) Commit(ctx context.Context, ch store.Change) (rev store.Revision, err error) {
+func (c storeClient) Commit(ctx context.Context, ch store.Change) (store.Revision, error) {
+	var rev store.Revision
 	conflict := false
-	err = c.write(ctx, func() { rev, conflict = c.sim.store.commit(c.sim, ch) })
-	if err == nil && conflict {
-		err = store.ErrConflict
+	switch err := c.write(ctx, func() { rev, conflict = c.sim.store.commit(c.sim, ch) }); {
+	case err != nil:
+		return 0, err
+	case conflict:
+		return rev, store.ErrConflict
 	}
-	return rev, err
+	return rev, nil
 }
 
 func (s *simStore) commit(sim *simulation, ch store.Change) (rev store.Revision, conflict bool) {

@@ -262,7 +262,7 @@ func (cfg MemberConfig) sayWaiting(secure *tls.Config) (stop func(), err error) 
 		return nil, err
 	}
 	srv := &http.Server{
-		TLSConfig: secure, ReadHeaderTimeout: askBound, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+		TLSConfig: secure.Clone(), ReadHeaderTimeout: askBound, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set(waitHeader, string(cfg.Site))
 			w.WriteHeader(http.StatusServiceUnavailable)
