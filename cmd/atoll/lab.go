@@ -102,11 +102,16 @@ that episode again. Real processes are not deterministic: --runs plays the same 
 	flags.StringSliceVar(&run.Workload, "workload", nil, "tickets (the shop's load), register (registers and lists with strong reads); default both")
 	flags.Float64Var(&run.Rate, "rate", 0, "requests a second of the shop's load; 0: 60 at two sites, 40 at three")
 	flags.StringVar(&run.Out, "out", "out", "folder of the report, lab-random.json, and of the evidence")
+	netnsFlag(cmd, o)
 	flags.BoolVar(&schedule, "schedule", false, "print the schedule and do nothing")
 	if err := cmd.MarkFlagRequired("seed"); err != nil {
 		panic("BUG: " + err.Error())
 	}
 	return cmd
+}
+
+func netnsFlag(cmd *cobra.Command, o *lab.Options) {
+	cmd.Flags().BoolVar(&o.Netns, "netns", false, "every site in a network namespace of its own, and packets that are cut and lost between them; takes root and /dev/net/tun")
 }
 
 func (c *cli) labPgbench(o *lab.Options) *cobra.Command {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/internal/spec"
+	"github.com/atollhq/atoll/internal/supervise"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -41,6 +43,7 @@ type Options struct {
 	RTT       time.Duration // default 30ms
 	Jitter    time.Duration
 	Pooler    string // in front of the shops' databases: "" for none, or PgBouncer
+	Netns     bool   // sites in network namespaces, packets between them, instead of proxies; takes root
 	Shape     Shape
 
 	reshape func(*spec.Spec) // for another application than the shop
@@ -71,6 +74,21 @@ func (o *Options) setDefaults() {
 	if o.Shape == (Shape{}) {
 		o.Shape = Shape{Customers: 1000, Seats: 20000, Events: 4}
 	}
+}
+
+func (o *Options) check() error {
+	if o.Netns && o.Pooler != "" {
+		return errors.New("lab: --pooler and --netns do not go together yet: leave one of them out")
+	}
+	return checkPooler(o.Pooler)
+}
+
+// enter moves the lab to where it has to stand to build what is asked for; it may execute this process again.
+func (o *Options) enter() error {
+	if !o.Netns {
+		return nil
+	}
+	return isolate()
 }
 
 // SiteNames are the first n full sites: a, b, c, …
@@ -131,6 +149,7 @@ type Deployment struct {
 	Processes *Processes
 
 	opts      Options
+	ground    ground
 	at        map[topo.SiteID]*addresses
 	watchdog  *watchdog
 	databases map[topo.SiteID]*pgserver.Server
@@ -170,7 +189,7 @@ func Build(ctx context.Context, o Options, say func(string)) (*Deployment, error
 
 func build(ctx context.Context, o Options, say func(string), steps func(*Deployment) []buildStep) (_ *Deployment, err error) {
 	o.setDefaults()
-	if err := checkPooler(o.Pooler); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	for _, bin := range []*string{&o.Atoll, &o.Tickets} {
@@ -235,21 +254,23 @@ func (d *Deployment) layOut(context.Context) error {
 		default: // so many deaths that nobody will miss one
 		}
 	})
-	var p ports
-	for _, site := range d.opts.everywhere() {
-		a, err := pickAddresses(&p, site == d.opts.Witness, d.opts.Gateways)
+	sites := d.opts.everywhere()
+	d.ground = &proxies{Network: d.Network}
+	if d.opts.Netns {
+		var err error
+		if d.ground, err = newNamespaces(d.Network, sites); err != nil {
+			return err
+		}
+	}
+	d.Processes.start = d.ground.start
+	for _, site := range sites {
+		a, err := d.ground.addresses(site, site == d.opts.Witness, d.opts.Gateways)
 		if err != nil {
 			return err
 		}
 		d.at[site] = a
 	}
-	for _, site := range d.opts.Sites {
-		a, err := d.at[site], error(nil)
-		if a.databasePath, err = d.Network.Path(site, site, Database, local(a.database)); err != nil {
-			return err
-		}
-	}
-	s, err := makeSpec(d.opts, d.at, d.Network)
+	s, err := makeSpec(d.opts, d.at, d.ground)
 	if err != nil {
 		return err
 	}
@@ -301,7 +322,11 @@ func (d *Deployment) startDatabases(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, site := range d.opts.Sites {
 		g.Go(func() error {
-			s, err := pgserver.Start(ctx, pgserver.Options{Dir: filepath.Join(d.Dir, string(site)+"-db"), Name: string(site), Port: d.at[site].database})
+			options := pgserver.Options{Dir: filepath.Join(d.Dir, string(site)+"-db"), Name: string(site), Port: d.at[site].database}
+			if d.at[site].ownLoopback {
+				options.Start = func(cmd *exec.Cmd) (*supervise.Process, error) { return d.ground.start(site, cmd) }
+			}
+			s, err := pgserver.Start(ctx, options)
 			if err != nil {
 				return err
 			}
@@ -322,7 +347,7 @@ func (d *Deployment) startDatabases(ctx context.Context) error {
 
 // onDatabase runs f on a connection of the superuser's, straight to the server.
 func (d *Deployment) onDatabase(ctx context.Context, site topo.SiteID, f func(*pgx.Conn) error) error {
-	db, err := pgx.Connect(ctx, d.databases[site].DSN(pgserver.Superuser, database))
+	db, err := pgx.Connect(ctx, d.databases[site].CallerDSN(pgserver.Superuser, database))
 	if err != nil {
 		return fmt.Errorf("database of site %s: %w", site, err)
 	}
@@ -342,7 +367,7 @@ func (d *Deployment) initShop(ctx context.Context) error {
 		} else {
 			args = append(args, "--schema-only")
 		}
-		if _, err := d.Processes.Run(ctx, Command{Name: "tickets init", Path: d.opts.Tickets, Args: args, Env: d.env(site)}); err != nil {
+		if _, err := d.Processes.Run(ctx, Command{Name: "tickets init", Site: site, Path: d.opts.Tickets, Args: args, Env: d.env(site)}); err != nil {
 			return err
 		}
 	}
@@ -358,7 +383,7 @@ func (d *Deployment) shapeFlags(without int) []string {
 func (d *Deployment) apply(ctx context.Context) error {
 	tables := watchedTables(d.Spec)
 	for _, site := range d.opts.Sites {
-		_, err := d.Processes.Run(ctx, Command{Name: "atoll apply", Path: d.opts.Atoll, Env: d.env(site),
+		_, err := d.Processes.Run(ctx, Command{Name: "atoll apply", Site: site, Path: d.opts.Atoll, Env: d.env(site),
 			Args: []string{"apply", "-f", d.SpecFile, "--site", string(site)}})
 		if err != nil {
 			return err

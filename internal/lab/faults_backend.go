@@ -58,7 +58,7 @@ func (d *Deployment) catchApplier(ctx context.Context, at, origin topo.SiteID) (
 	defer cancel()
 	last := errNotYet
 	err = every(ctx, 3*time.Millisecond, func() (bool, error) {
-		caught, err := tryCatch(ctx, d.databases[at].DSN(pgserver.Superuser, database), origin)
+		caught, err := tryCatch(ctx, d.databases[at].CallerDSN(pgserver.Superuser, database), origin)
 		if err == nil {
 			pid = caught
 			return true, nil

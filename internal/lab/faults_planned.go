@@ -199,7 +199,7 @@ func (d *Deployment) Prepare(site topo.SiteID, draw uint64) Fault {
 			if err != nil || len(customers) == 0 {
 				return errors.Join(errNothingThere, err)
 			}
-			db, err := pgx.Connect(ctx, d.databases[site].DSN(shopRole, database))
+			db, err := pgx.Connect(ctx, d.databases[site].CallerDSN(shopRole, database))
 			if err != nil {
 				return err
 			}

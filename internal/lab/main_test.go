@@ -51,6 +51,11 @@ func playRole(role string) int {
 		return 3
 	case "lab":
 		return playLab()
+	case "netns-lab":
+		if err := playNamespaceLab(); err != nil {
+			fmt.Println(err)
+		}
+		return 1
 	}
 	return 9
 }

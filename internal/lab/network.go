@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -37,6 +39,7 @@ func (w Way) back() Way { return Way{w.To, w.From} }
 type rule struct {
 	cut   bool
 	extra time.Duration
+	loss  float64
 }
 
 type ruleKey struct {
@@ -48,12 +51,20 @@ type ruleKey struct {
 type condition struct {
 	cut     bool
 	delay   time.Duration
+	loss    float64         // of packets, 0 to 1; proxies, which see none, lose nothing
 	changed <-chan struct{} // closed when any condition changes
 }
 
-// Network is the set of paths between the sites of one lab: userspace TCP proxies that delay, cut and reset.
+// connection is one TCP connection between two sites.
+type connection interface {
+	between() Way // from the site that dialled
+	reset()
+}
+
+// Network is the set of paths between the sites of one lab and what was done to them. What carries the bytes asks it for
+// each: userspace TCP proxies that delay, cut and reset ([Network.Path]), or a router of packets between namespaces.
 //
-// A cut is a cut cable: nothing passes, not even the end of a connection; connections stay open, new ones hang, and
+// Between proxies a cut is a cut cable: nothing passes, not even the end of a connection; connections stay open, new ones hang, and
 // what was sent arrives after the healing, as TCP would send it again. (The kernel accepts a new connection at once;
 // that its peer cannot be reached shows at the first byte.)
 type Network struct {
@@ -62,12 +73,12 @@ type Network struct {
 
 	mu struct {
 		sync.Mutex
-		rules     map[ruleKey]rule
-		traps     map[*Trap]struct{}
-		changed   chan struct{}
-		listeners []net.Listener
-		conns     map[*conn]struct{}
-		closed    bool
+		rules   map[ruleKey]rule
+		traps   map[*Trap]struct{}
+		changed chan struct{}
+		closers []io.Closer // listeners; a router
+		conns   map[connection]struct{}
+		closed  bool
 	}
 	running sync.WaitGroup
 }
@@ -79,7 +90,7 @@ func NewNetwork(rtt, jitter time.Duration) *Network {
 	n.mu.rules = map[ruleKey]rule{}
 	n.mu.traps = map[*Trap]struct{}{}
 	n.mu.changed = make(chan struct{})
-	n.mu.conns = map[*conn]struct{}{}
+	n.mu.conns = map[connection]struct{}{}
 	return n
 }
 
@@ -105,7 +116,12 @@ func (n *Network) Delay(w Way, k Kind, d time.Duration) {
 	n.change(w, k, func(r *rule) { r.extra = d })
 }
 
-// Heal undoes every cut and delay between two sites, both ways and of every kind.
+// Lose loses a share of the packets that travel in one direction, for one kind of endpoint or for all; 0 ends it.
+func (n *Network) Lose(w Way, k Kind, share float64) {
+	n.change(w, k, func(r *rule) { r.loss = share })
+}
+
+// Heal undoes every cut, delay and loss between two sites, both ways and of every kind.
 func (n *Network) Heal(a, b topo.SiteID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -125,21 +141,32 @@ func (n *Network) HealKind(a, b topo.SiteID, k Kind) {
 // Reset ends every connection between two sites with a TCP reset.
 func (n *Network) Reset(a, b topo.SiteID) {
 	for _, c := range n.open() {
-		if c.way == (Way{a, b}) || c.way == (Way{b, a}) {
+		if w := c.between(); w == (Way{a, b}) || w == (Way{b, a}) {
 			c.reset()
 		}
 	}
+}
+
+// closeWith closes c when the network is closed, or at once where it is.
+func (n *Network) closeWith(c io.Closer) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.mu.closed {
+		return errors.Join(fmt.Errorf("lab: open a path: %w", net.ErrClosed), c.Close())
+	}
+	n.mu.closers = append(n.mu.closers, c)
+	return nil
 }
 
 // Close ends every connection and listener and waits for them.
 func (n *Network) Close() {
 	n.mu.Lock()
 	n.mu.closed = true
-	listeners := n.mu.listeners
-	n.mu.listeners = nil
+	closers := n.mu.closers
+	n.mu.closers = nil
 	n.mu.Unlock()
-	for _, l := range listeners {
-		l.Close()
+	for _, c := range closers {
+		c.Close()
 	}
 	for _, c := range n.open() {
 		c.reset()
@@ -165,7 +192,7 @@ func (n *Network) condition(w Way, k Kind) condition {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	all, one := n.mu.rules[ruleKey{w, AnyKind}], n.mu.rules[ruleKey{w, k}]
-	c := condition{cut: all.cut || one.cut, delay: all.extra + one.extra, changed: n.mu.changed}
+	c := condition{cut: all.cut || one.cut, delay: all.extra + one.extra, loss: max(all.loss, one.loss), changed: n.mu.changed}
 	if w.From == w.To {
 		return c
 	}
@@ -176,7 +203,7 @@ func (n *Network) condition(w Way, k Kind) condition {
 	return c
 }
 
-func (n *Network) open() []*conn {
+func (n *Network) open() []connection {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Collect(maps.Keys(n.mu.conns))
@@ -188,13 +215,9 @@ func (n *Network) listen(serve func(*net.TCPConn)) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("lab: open a path: %w", err)
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.mu.closed {
-		l.Close()
-		return "", fmt.Errorf("lab: open a path: %w", net.ErrClosed)
+	if err := n.closeWith(l); err != nil {
+		return "", err
 	}
-	n.mu.listeners = append(n.mu.listeners, l)
 	n.running.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -207,7 +230,7 @@ func (n *Network) listen(serve func(*net.TCPConn)) (string, error) {
 	return l.Addr().String(), nil
 }
 
-func (n *Network) add(c *conn) bool {
+func (n *Network) add(c connection) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.mu.closed {
@@ -217,7 +240,7 @@ func (n *Network) add(c *conn) bool {
 	return true
 }
 
-func (n *Network) remove(c *conn) {
+func (n *Network) remove(c connection) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.mu.conns, c)

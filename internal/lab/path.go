@@ -38,6 +38,8 @@ type conn struct {
 	server *net.TCPConn
 }
 
+func (c *conn) between() Way { return c.way }
+
 // reset ends both sides at once with a TCP reset.
 func (c *conn) reset() { c.close(true) }
 

@@ -40,7 +40,7 @@ func (d *Deployment) startPoolers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = d.Processes.Start(Command{Name: string(site) + "/pooler", Path: p.Path, Args: p.Args, Env: d.env(site), Dir: d.Dir, As: p.As})
+		err = d.Processes.Start(Command{Name: string(site) + "/pooler", Site: site, Path: p.Path, Args: p.Args, Env: d.env(site), Dir: d.Dir, As: p.As})
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/internal/supervise"
+	"github.com/atollhq/atoll/topo"
 )
 
 // stopGrace is how long a process may take to end after SIGTERM before it is killed.
@@ -22,12 +23,21 @@ const stopGrace = 8 * time.Second
 
 // Command describes a process of the lab.
 type Command struct {
-	Name string // as the operator of the lab calls it: "a/agent"
+	Name string      // as the operator of the lab calls it: "a/agent"
+	Site topo.SiteID // where it runs; "": beside the lab
 	Path string
 	Args []string
 	Env  []string // added to the lab's own environment
 	Dir  string
 	As   *syscall.Credential // nil: the lab's own user
+}
+
+// starter starts a process at a site, "" for beside the lab.
+type starter func(topo.SiteID, *exec.Cmd) (*supervise.Process, error)
+
+// startBeside starts every site's processes beside the lab, as sites whose addresses are loopback's.
+func startBeside(_ topo.SiteID, cmd *exec.Cmd) (*supervise.Process, error) {
+	return supervise.Start(cmd)
 }
 
 // Processes starts, signals and ends the lab's children. Each runs in a process group of its own, so that a Ctrl-C in
@@ -36,6 +46,7 @@ type Command struct {
 type Processes struct {
 	logs   string       // folder of one log per process
 	onExit func(string) // called when a process ends that nobody told to; may be nil
+	start  starter
 
 	mu struct {
 		sync.Mutex
@@ -54,7 +65,7 @@ type process struct {
 
 // NewProcesses makes an empty set; logs go to files in the folder.
 func NewProcesses(logs string, onExit func(name string)) *Processes {
-	p := &Processes{logs: logs, onExit: onExit}
+	p := &Processes{logs: logs, onExit: onExit, start: startBeside}
 	p.mu.byName = map[string]*process{}
 	return p
 }
@@ -94,7 +105,7 @@ func (p *Processes) Start(c Command) error {
 	defer log.Close()
 	child := childOf(c)
 	child.Stdout, child.Stderr = log, log
-	started, err := supervise.Start(child)
+	started, err := p.start(c.Site, child)
 	if err != nil {
 		return fmt.Errorf("lab: start %s: %w", c.Name, err)
 	}
@@ -288,7 +299,7 @@ func (p *Processes) Run(ctx context.Context, c Command) ([]byte, error) {
 	child := childOf(c)
 	var out, errs bytes.Buffer
 	child.Stdout, child.Stderr = &out, &errs
-	proc, err := supervise.Start(child)
+	proc, err := p.start(c.Site, child)
 	if err != nil {
 		return nil, fmt.Errorf("lab: %s: %w", c.Name, err)
 	}

@@ -148,6 +148,9 @@ func Random(ctx context.Context, o RandomOptions) error {
 	if err := o.setDefaults(); err != nil {
 		return err
 	}
+	if err := o.enter(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return fmt.Errorf("lab: folder of the report: %w", err)
 	}

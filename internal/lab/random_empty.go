@@ -73,7 +73,7 @@ func (r *random) emptyShop(ctx context.Context) error {
 }
 
 func (r *random) emptyAt(ctx context.Context, site topo.SiteID, owned topo.Spans, catalogue bool) error {
-	db, err := pgx.Connect(ctx, r.d.databases[site].DSN(shopRole, database))
+	db, err := pgx.Connect(ctx, r.d.databases[site].CallerDSN(shopRole, database))
 	if err != nil {
 		return err
 	}

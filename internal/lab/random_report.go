@@ -219,6 +219,9 @@ func (o *RandomOptions) flags() string {
 	if o.Pooler != usual.Pooler {
 		out = append(out, "--pooler "+o.Pooler)
 	}
+	if o.Netns {
+		out = append(out, "--netns")
+	}
 	return strings.Join(out, " ")
 }
 

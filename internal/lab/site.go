@@ -19,17 +19,12 @@ import (
 const healthyBound = 60 * time.Second
 
 func (d *Deployment) startStores(context.Context) error {
-	hosts := map[string]Destination{}
-	for site, a := range d.at {
-		hosts[advertisedPeer(site, a)] = Destination{Site: site, Addr: a.storePeer}
-	}
 	for _, site := range slices.Sorted(maps.Keys(d.at)) {
-		proxy, err := d.Network.ConnectProxy(site, StorePeer, hosts)
+		env, err := d.ground.peerEnv(site, d.at)
 		if err != nil {
 			return err
 		}
-		env := append(d.env(site), "HTTPS_PROXY=http://"+proxy, "https_proxy=http://"+proxy, "NO_PROXY=", "no_proxy=")
-		if err := d.startRole(site, "store", env); err != nil {
+		if err := d.startRole(site, "store", append(d.env(site), env...)); err != nil {
 			return err
 		}
 	}
@@ -50,7 +45,7 @@ func (d *Deployment) startRole(site topo.SiteID, role string, env []string, more
 	if role == "gateway" {
 		name = string(site) + "/" + more[1]
 	}
-	return d.Processes.Start(Command{Name: name, Path: d.opts.Atoll, Env: env, Dir: d.Dir,
+	return d.Processes.Start(Command{Name: name, Site: site, Path: d.opts.Atoll, Env: env, Dir: d.Dir,
 		Args: append([]string{role, "-f", d.SpecFile, "--site", string(site), "--log-format", "json"}, more...)})
 }
 
@@ -63,7 +58,7 @@ func (d *Deployment) startFronts(context.Context) error {
 				return err
 			}
 		}
-		err := d.Processes.Start(Command{Name: string(site) + "/app", Path: d.opts.Tickets, Env: d.env(site), Dir: d.Dir,
+		err := d.Processes.Start(Command{Name: string(site) + "/app", Site: site, Path: d.opts.Tickets, Env: d.env(site), Dir: d.Dir,
 			Args: []string{"serve", "--dsn-env", "SHOP_DSN", "--listen", a.app, "--gateway", "http://" + a.gateways[names[0]].listen,
 				"--site", string(site), "--slow-endpoint"}})
 		if err != nil {

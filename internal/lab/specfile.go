@@ -2,9 +2,7 @@ package lab
 
 import (
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -24,15 +22,19 @@ const (
 	catalog topo.KeyspaceID = "catalog"
 )
 
-// addresses are the real loopback ports of one site.
+// addresses are where one site listens.
 type addresses struct {
 	storeClient, storePeer string
+	peerName               string // by which every store member knows this one
 	api, link              string
 	app                    string
 	database               int
 	databasePath           string // where the site's agent reaches its database
 	gateways               map[string]gatewayAddresses
+	ownLoopback            bool // the site's, which the lab is not on: gateways take the lab's clients beyond it
 }
+
+func (a *addresses) witness() bool { return a.api == "" }
 
 type gatewayAddresses struct{ listen, peer, admin string }
 
@@ -70,15 +72,9 @@ func pickAddresses(p *ports, witness bool, gateways int) (*addresses, error) {
 
 func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// advertisedPeer is the one name under which all store members know a site's member; each source site's CONNECT proxy
-// leads it over its own path.
-func advertisedPeer(site topo.SiteID, a *addresses) string {
-	return string(site) + ".store.atoll" + a.storePeer[len("127.0.0.1"):]
-}
-
-// makeSpec writes down the ticket shop at the given sites. Every site reaches itself directly and the others over
-// paths of the network, which it opens.
-func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec, error) {
+// makeSpec writes down the ticket shop at the given sites. Every site reaches itself directly and the others as the
+// ground has it.
+func makeSpec(o Options, at map[topo.SiteID]*addresses, g ground) (*spec.Spec, error) {
 	s := &spec.Spec{
 		Version:    spec.Version,
 		Deployment: deploymentName,
@@ -105,16 +101,19 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, n *Network) (*spec.Spec,
 		Policies: policies(),
 	}
 	for id, a := range at {
-		s.Sites[id] = siteSpec(id, a, id == o.Witness)
+		s.Sites[id] = siteSpec(a)
 	}
 	for from := range at {
 		for to := range at {
 			if from == to || from == o.Witness {
 				continue
 			}
-			r, err := reach(n, from, to, at[to], to == o.Witness)
+			r, err := g.reach(from, to, at[to])
 			if err != nil {
 				return nil, err
+			}
+			if r == nil {
+				continue
 			}
 			if s.Sites[from].Reach == nil {
 				s.Sites[from].Reach = map[topo.SiteID]*spec.Reach{}
@@ -148,12 +147,12 @@ func strongRoute(name string) *spec.Route {
 	return r
 }
 
-func siteSpec(id topo.SiteID, a *addresses, witness bool) *spec.Site {
+func siteSpec(a *addresses) *spec.Site {
 	s := &spec.Site{
-		Witness: witness,
-		Store:   &spec.StoreAddr{Client: a.storeClient, Peer: advertisedPeer(id, a), ListenPeer: a.storePeer},
+		Witness: a.witness(),
+		Store:   &spec.StoreAddr{Client: a.storeClient, Peer: a.peerName, ListenPeer: a.storePeer},
 	}
-	if witness {
+	if s.Witness {
 		return s
 	}
 	s.Agent = &spec.AgentAddr{API: a.api, Link: a.link}
@@ -161,33 +160,9 @@ func siteSpec(id topo.SiteID, a *addresses, witness bool) *spec.Site {
 	s.Upstreams = map[string]string{"shop": "http://" + a.app}
 	s.Gateways = map[string]*spec.Gateway{}
 	for name, g := range a.gateways {
-		s.Gateways[name] = &spec.Gateway{Listen: g.listen, Peer: g.peer, Admin: g.admin}
+		s.Gateways[name] = &spec.Gateway{Listen: g.listen, Peer: g.peer, Admin: g.admin, Plaintext: a.ownLoopback}
 	}
 	return s
-}
-
-func reach(n *Network, from, to topo.SiteID, a *addresses, witness bool) (*spec.Reach, error) {
-	r := &spec.Reach{}
-	var err error
-	open := func(kind Kind, target string) string {
-		if err != nil {
-			return ""
-		}
-		var addr string
-		addr, err = n.Path(from, to, kind, target)
-		return addr
-	}
-	r.StoreClient = open(StoreClient, a.storeClient)
-	if witness {
-		return r, err
-	}
-	r.AgentAPI = open(AgentAPI, a.api)
-	r.Link = open(Link, a.link)
-	r.Gateways = map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(a.gateways)) {
-		r.Gateways[name] = open(GatewayPeer, a.gateways[name].peer)
-	}
-	return r, err
 }
 
 // writeSpec writes the file and reads it back as every process will.

@@ -11,14 +11,15 @@ import (
 
 func specOf(t *testing.T, o Options, at map[topo.SiteID]*addresses, p *ports, n *Network) *spec.Spec {
 	t.Helper()
+	g := &proxies{Network: n, ports: *p}
 	for _, site := range o.everywhere() {
-		a, err := pickAddresses(p, site == o.Witness, o.Gateways)
+		a, err := g.addresses(site, site == o.Witness, o.Gateways)
 		if err != nil {
 			t.Fatal(err)
 		}
 		at[site] = a
 	}
-	made, err := makeSpec(o, at, n)
+	made, err := makeSpec(o, at, g)
 	if err != nil {
 		t.Fatal(err)
 	}

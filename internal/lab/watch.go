@@ -73,7 +73,7 @@ func (d *Deployment) onWatched(ctx context.Context, site topo.SiteID, f func(*pg
 	db := d.watch.conns[site]
 	if db == nil || db.Ping(ctx) != nil {
 		var err error
-		if db, err = pgx.Connect(ctx, d.databases[site].DSN(pgserver.Superuser, database)); err != nil {
+		if db, err = pgx.Connect(ctx, d.databases[site].CallerDSN(pgserver.Superuser, database)); err != nil {
 			return fmt.Errorf("database of site %s: %w", site, err)
 		}
 		d.watch.conns[site] = db
