@@ -58,6 +58,7 @@ func (c *cli) labDemo(o *lab.Options) *cobra.Command {
 			return lab.Demo(cmd.Context(), demo)
 		},
 	}
+	netnsFlag(cmd, o)
 	cmd.Flags().StringVar(&demo.Out, "out", "out", "folder of the report, demo.json")
 	cmd.Flags().Float64Var(&demo.Rate, "rate", 0, "requests a second; 0: 150 at two sites, 100 at three")
 	cmd.Flags().StringVar(&demo.Part, "part", "", "switches: lose no site; failover: leave out the switches and the cut between the sites")
@@ -160,12 +161,14 @@ asserted.`,
 }
 
 func (c *cli) labUp(o *lab.Options) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "the demo's sites without its script, until Ctrl-C",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.Up(cmd.Context(), *o) },
 	}
+	netnsFlag(cmd, o)
+	return cmd
 }
 
 func labTell() *cobra.Command {

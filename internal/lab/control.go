@@ -123,6 +123,9 @@ func (d *Deployment) describe() string {
 	for _, site := range d.opts.Sites {
 		a := d.at[site]
 		fmt.Fprintf(&b, "site %s\n  database  %s\n  shop      http://%s\n", site, d.databases[site].DSN(shopRole, database), a.app)
+		if a.namespace != "" {
+			fmt.Fprintf(&b, "  there     nsenter --net=%s COMMAND\n", a.namespace)
+		}
 		for _, name := range slices.Sorted(maps.Keys(a.gateways)) {
 			fmt.Fprintf(&b, "  gateway   http://%s   %s/%s, admin http://%s\n", a.gateways[name].listen, site, name, a.gateways[name].admin)
 		}
@@ -217,6 +220,9 @@ func Tell(ctx context.Context, args []string) (string, error) {
 
 // Up builds a deployment and keeps it, obeying orders, until ctx ends.
 func Up(ctx context.Context, o Options) (err error) {
+	if err := o.enter(); err != nil {
+		return err
+	}
 	s := newScreen(os.Stdout)
 	d, err := Build(ctx, o, func(what string) { s.say("building: %s", what) })
 	if err != nil {
