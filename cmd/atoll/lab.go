@@ -19,7 +19,7 @@ func (c *cli) lab() *cobra.Command {
 		Short: "many sites on this machine, with paths that can be cut",
 		Long: `Runs sites as real processes on this machine: PostgreSQL servers, stores, agents, gateways and the ticket shop. Every path
 between two sites leads through a proxy that can delay it or cut it. All of it listens on loopback, lives in a temporary folder
-and is gone when the lab ends.
+and is gone when the lab ends. With --netns every site has a network namespace instead, and the lab routes IP packets between them.
 
 ` + lab.OrderHelp(),
 		Example: `  atoll lab demo                 # load, switches, a cut, a site that dies and comes back; ends in a report
