@@ -7,11 +7,12 @@ POOLER ?=
 LAB = $(BIN)/atoll lab random --atoll $(BIN)/atoll --tickets $(BIN)/tickets --out out $(if $(SITES),--sites $(SITES)) $(if $(WORKLOAD),--workload $(WORKLOAD)) $(FLAGS)
 SHORT_SEEDS := 1975,229,1430
 SHORT_SEEDS_THREE := 654
+NETNS_SEEDS := 4,5
 TAGS := $(if $(PLANT),-tags plant_$(subst -,_,$(PLANT)))
 BIN := bin$(if $(PLANT),/$(PLANT))
 export CGO_ENABLED ?= 0
 
-.PHONY: test-faults lab-planted help build demo demo-pgbench bench-fence bench-switch check-oracle lab-short lab-short-three lab-long lab-replay check test test-matrix explore fuzz clean tools
+.PHONY: test-faults lab-planted help build demo demo-pgbench bench-fence bench-switch check-oracle lab-short lab-short-three lab-long lab-netns lab-replay check test test-matrix explore fuzz clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +45,9 @@ lab-short-three: tools build ## the same at three sites without a witness; repor
 
 lab-long: tools build ## random schedules for MINUTES (default 60), episode after episode of SEED (default 1), at SITES (default 2)
 	$(LAB) --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1)
+
+lab-netns: tools build ## random schedules with the sites in network namespaces and packets cut between them, as root: SEED=4,5
+	$(LAB) --netns --out out/netns --seed $(or $(SEED),$(NETNS_SEEDS))
 
 lab-replay: tools build ## one seed or episode again, RUNS times (default 5), with the rate of failures: SEED=7/12
 	$(LAB) --seed $(or $(SEED),$(error SEED is missing: write SEED=7 or SEED=7/12)) --runs $(or $(RUNS),5)

@@ -19,7 +19,7 @@ func (c *cli) lab() *cobra.Command {
 		Short: "many sites on this machine, with paths that can be cut",
 		Long: `Runs sites as real processes on this machine: PostgreSQL servers, stores, agents, gateways and the ticket shop. Every path
 between two sites leads through a proxy that can delay it or cut it. All of it listens on loopback, lives in a temporary folder
-and is gone when the lab ends.
+and is gone when the lab ends. With --netns every site has a network namespace instead, and the lab routes IP packets between them.
 
 ` + lab.OrderHelp(),
 		Example: `  atoll lab demo                 # load, switches, a cut, a site that dies and comes back; ends in a report
@@ -58,6 +58,7 @@ func (c *cli) labDemo(o *lab.Options) *cobra.Command {
 			return lab.Demo(cmd.Context(), demo)
 		},
 	}
+	netnsFlag(cmd, o)
 	cmd.Flags().StringVar(&demo.Out, "out", "out", "folder of the report, demo.json")
 	cmd.Flags().Float64Var(&demo.Rate, "rate", 0, "requests a second; 0: 150 at two sites, 100 at three")
 	cmd.Flags().StringVar(&demo.Part, "part", "", "switches: lose no site; failover: leave out the switches and the cut between the sites")
@@ -195,12 +196,14 @@ the parts say together. Three sites vote alone, without a witness.`,
 }
 
 func (c *cli) labUp(o *lab.Options) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "the demo's sites without its script, until Ctrl-C",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.Up(cmd.Context(), *o) },
 	}
+	netnsFlag(cmd, o)
+	return cmd
 }
 
 func labTell() *cobra.Command {

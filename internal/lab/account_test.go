@@ -35,7 +35,7 @@ func (b *books) transaction(at float64, replicated bool, changes ...string) *boo
 		c := Change{Database: "a", XID: b.xid, Op: f[0], Table: f[1], Row: f[2], Keyspace: users, Bucket: bucketOf(ada, 256), At: second(at)}
 		b.e.Changes = append(b.e.Changes, c)
 		if replicated {
-			c.Database, c.Applied, c.At = "b", true, second(at+0.1)
+			c.Database, c.Applied, c.Origin, c.At = "b", true, "a", second(at+0.1)
 			b.e.Changes = append(b.e.Changes, c)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,7 @@ var orders = map[string]string{
 	"heal":        "heal A B                  undo every cut and delay between the sites",
 	"reset":       "reset A B                 end every connection between the sites",
 	"delay":       "delay A B 100ms [KIND]    add a delay from A to B; 0s takes it away",
+	"lose":        "lose A B 10% [KIND]       lose a share of the packets from A to B, with --netns; 0% ends it",
 	"kill":        "kill a/agent | a          end a process, or all of a site, at once, as a crash",
 	"stop":        "stop a/agent              end a process in order",
 	"restart":     "restart a/agent | a       start a process, or all of a site, again",
@@ -82,15 +84,24 @@ func (d *Deployment) Obey(ctx context.Context, args []string) (string, error) {
 
 func (d *Deployment) obeyPath(verb string, w Way, rest []string, usage error) (string, error) {
 	var extra time.Duration
-	if verb == "delay" {
-		var err error
+	var share float64
+	if verb == "delay" || verb == "lose" {
 		if len(rest) == 0 {
 			return "", usage
 		}
-		if extra, err = time.ParseDuration(rest[0]); err != nil || extra < 0 {
-			return "", fmt.Errorf("%q is no delay; %w", rest[0], usage)
+		var err error
+		if verb == "delay" {
+			extra, err = time.ParseDuration(rest[0])
+		} else if share, err = strconv.ParseFloat(strings.TrimSuffix(rest[0], "%"), 64); !(share <= 100) {
+			err = usage
+		}
+		if err != nil || extra < 0 || share < 0 {
+			return "", fmt.Errorf("%q is no %s; %w", rest[0], map[string]string{"delay": "delay", "lose": "share"}[verb], usage)
 		}
 		rest = rest[1:]
+	}
+	if verb == "lose" && !d.opts.Netns {
+		return "", errors.New("the paths of this lab carry no packets that could be lost: start it with --netns, as root")
 	}
 	kind := AnyKind
 	if len(rest) == 1 && verb != "heal" && verb != "reset" {
@@ -113,6 +124,8 @@ func (d *Deployment) obeyPath(verb string, w Way, rest []string, usage error) (s
 		d.Network.Reset(w.From, w.To)
 	case "delay":
 		d.Network.Delay(w, kind, extra)
+	case "lose":
+		d.Network.Lose(w, kind, share/100)
 	}
 	return fmt.Sprintf("%s %s: done", verb, w), nil
 }
@@ -123,6 +136,9 @@ func (d *Deployment) describe() string {
 	for _, site := range d.opts.Sites {
 		a := d.at[site]
 		fmt.Fprintf(&b, "site %s\n  database  %s\n  shop      http://%s\n", site, d.databases[site].DSN(shopRole, database), a.app)
+		if a.namespace != "" {
+			fmt.Fprintf(&b, "  there     nsenter --net=%s COMMAND\n", a.namespace)
+		}
 		for _, name := range slices.Sorted(maps.Keys(a.gateways)) {
 			fmt.Fprintf(&b, "  gateway   http://%s   %s/%s, admin http://%s\n", a.gateways[name].listen, site, name, a.gateways[name].admin)
 		}
@@ -217,6 +233,9 @@ func Tell(ctx context.Context, args []string) (string, error) {
 
 // Up builds a deployment and keeps it, obeying orders, until ctx ends.
 func Up(ctx context.Context, o Options) (err error) {
+	if err := o.enter(); err != nil {
+		return err
+	}
 	s := newScreen(os.Stdout)
 	d, err := Build(ctx, o, func(what string) { s.say("building: %s", what) })
 	if err != nil {

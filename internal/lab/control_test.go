@@ -25,6 +25,7 @@ func aDeployment(t *testing.T, dir string) *Deployment {
 func TestObey(t *testing.T) {
 	t.Parallel()
 	d := aDeployment(t, t.TempDir())
+	d.opts.Netns = true // what is said of packets is understood
 	state := func(w Way, k Kind) condition { return d.Network.condition(w, k) }
 	for _, step := range []struct {
 		say  string
@@ -38,6 +39,10 @@ func TestObey(t *testing.T) {
 			return state(Way{"a", "b"}, Link).cut && !state(Way{"b", "a"}, Link).cut && !state(Way{"a", "b"}, AgentAPI).cut
 		}},
 		{"delay b a 100ms", func() bool { return state(Way{"b", "a"}, Link).delay == testRTT/2+100*time.Millisecond }},
+		{"lose a b 25% link", func() bool {
+			return state(Way{"a", "b"}, Link).loss == 0.25 && state(Way{"b", "a"}, Link).loss == 0 && state(Way{"a", "b"}, AgentAPI).loss == 0
+		}},
+		{"lose a b 0 link", func() bool { return state(Way{"a", "b"}, Link).loss == 0 }},
 		{"reset a b", func() bool { return state(Way{"a", "b"}, Link).cut }},
 		{"kill a/agent", func() bool { return !d.Processes.Running("a/agent") }},
 		{"restart a/agent", func() bool { return d.Processes.Running("a/agent") }},
@@ -46,8 +51,20 @@ func TestObey(t *testing.T) {
 			t.Errorf("%s: %v, done: %v", step.say, err, step.then())
 		}
 	}
-	for _, bad := range []string{"", "dance", "cut a", "cut a a", "cut a z", "cut a b everything", "delay a b", "delay a b soon", "delay a b -1s",
+	d.opts.Netns = false
+	for _, bad := range []string{"lose a b 10%", "", "dance", "cut a", "cut a a", "cut a z", "cut a b everything", "delay a b", "delay a b soon", "delay a b -1s",
 		"kill", "kill b/agent", "heal a b link", "pause a/agent b/agent"} {
+		if text, err := d.Obey(t.Context(), strings.Fields(bad)); err == nil {
+			t.Errorf("%q was obeyed: %s", bad, text)
+		}
+	}
+}
+
+func TestObey_Shares(t *testing.T) {
+	t.Parallel()
+	d := aDeployment(t, t.TempDir())
+	d.opts.Netns = true
+	for _, bad := range []string{"lose a b", "lose a b many", "lose a b -1%", "lose a b 101%", "lose a b NaN", "lose a b 10% wire"} {
 		if text, err := d.Obey(t.Context(), strings.Fields(bad)); err == nil {
 			t.Errorf("%q was obeyed: %s", bad, text)
 		}

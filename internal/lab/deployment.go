@@ -328,7 +328,7 @@ func (d *Deployment) startDatabases(ctx context.Context) error {
 	for _, site := range d.opts.Sites {
 		g.Go(func() error {
 			options := pgserver.Options{Dir: filepath.Join(d.Dir, string(site)+"-db"), Name: string(site), Port: d.at[site].database}
-			if d.at[site].ownLoopback {
+			if d.at[site].namespace != "" {
 				options.Start = func(cmd *exec.Cmd) (*supervise.Process, error) { return d.ground.start(site, cmd) }
 			}
 			s, err := pgserver.Start(ctx, options)

@@ -44,7 +44,7 @@ func (d *Deployment) CutKinds(a, b topo.SiteID, kinds ...Kind) Fault {
 
 // LoseSite is the loss of everything at a site: each of its processes and its database are killed at one moment; healing starts them
 // again, the database first. The data are as the crash left them; what was still under way behind a cut died with the
-// site.
+// site. In network namespaces nothing leaves the site meanwhile, not even the news that its connections are gone.
 func (d *Deployment) LoseSite(site topo.SiteID) Fault {
 	return Fault{
 		Name:   fmt.Sprintf("SIGKILL of everything at %s", site),
@@ -93,6 +93,9 @@ func (d *Deployment) runs(site topo.SiteID) bool {
 
 // killSite signals everything before it waits for anything, so that nothing at the site sees the rest of it dead.
 func (d *Deployment) killSite(site topo.SiteID) error {
+	if d.opts.Netns { // else its kernel, which lives on, would tell everybody; a proxy would only hold that back
+		d.Network.Darken(site)
+	}
 	err := d.Processes.KillAll(d.processesOf(site))
 	if s := d.databases[site]; s != nil {
 		err = errors.Join(err, s.Kill())
@@ -101,6 +104,7 @@ func (d *Deployment) killSite(site topo.SiteID) error {
 }
 
 func (d *Deployment) startSite(ctx context.Context, site topo.SiteID) error {
+	d.Network.Light(site)
 	for other := range d.at {
 		if other != site && !d.runs(site) {
 			d.Network.Reset(site, other)

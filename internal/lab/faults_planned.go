@@ -39,7 +39,7 @@ func (d *Deployment) fault(p *planned) Fault {
 		return d.StopApplier(p.Site, p.Other)
 	case actStopLeader:
 		return d.PauseLeader()
-	case actCut, actCutOneWay, actDelay:
+	case actCut, actCutOneWay, actDelay, actLosePackets:
 		return d.spoilPath(p)
 	case actReset:
 		return Fault{Name: p.what(), Inject: func(context.Context) error { d.Network.Reset(p.Site, p.Other); return nil }, Heal: healed}
@@ -151,7 +151,7 @@ func (d *Deployment) PauseLeader() Fault {
 	}
 }
 
-// spoilPath cuts or delays; healing undoes every cut and delay of the two sites.
+// spoilPath cuts, delays or loses packets; healing undoes all of that between the two sites.
 func (d *Deployment) spoilPath(p *planned) Fault {
 	ways := []Way{{p.Site, p.Other}}
 	if p.Do != actCutOneWay {
@@ -166,9 +166,12 @@ func (d *Deployment) spoilPath(p *planned) Fault {
 		Inject: func(context.Context) error {
 			for _, w := range ways {
 				for _, k := range kinds {
-					if p.Do == actDelay {
+					switch p.Do {
+					case actDelay:
 						d.Network.Delay(w, k, p.Extra)
-					} else {
+					case actLosePackets:
+						d.Network.Lose(w, k, float64(p.Count)/100)
+					default:
 						d.Network.CutOneWay(w, k)
 					}
 				}

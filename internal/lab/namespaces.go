@@ -174,7 +174,18 @@ func (ns *namespace) Close() error {
 // namespaces is the ground of `--netns`: every site in a network namespace of its own, with the same ports at an address
 // of its own, and a router of packets between them and the lab.
 type namespaces struct {
-	sites map[topo.SiteID]*namespace
+	sites  map[topo.SiteID]*namespace
+	router *router
+}
+
+// packets counts what passed between namespaces; nil where there are none.
+func (d *Deployment) packets() *Packets {
+	s, ok := d.ground.(*namespaces)
+	if !ok {
+		return nil
+	}
+	p := s.router.packets()
+	return &p
 }
 
 // Addresses are 10.77.N.1: N is 0 for the lab, and counts the sites.
@@ -188,7 +199,7 @@ func newNamespaces(n *Network, sites []topo.SiteID) (*namespaces, error) {
 		panic("BUG: the lab stands in the machine's own network namespace")
 	}
 	r := newRouter(n, kindOfPort)
-	s := &namespaces{sites: map[topo.SiteID]*namespace{}}
+	s := &namespaces{router: r, sites: map[topo.SiteID]*namespace{}}
 	for i, site := range append([]topo.SiteID{""}, sites...) {
 		open := newNamespace
 		if site == "" {
@@ -246,7 +257,7 @@ func (s *namespaces) addresses(site topo.SiteID, witness bool, gateways int) (*a
 		return a, nil
 	}
 	a.api, a.link, a.app = at(portAPI), at(portLink), at(portApp)
-	a.database, a.databasePath, a.ownLoopback = portDatabase, local(portDatabase), true
+	a.database, a.databasePath, a.namespace = portDatabase, local(portDatabase), s.sites[site].path()
 	for i := range gateways {
 		a.gateways[fmt.Sprintf("g%d", i+1)] = gatewayAddresses{at(portGateway + i), at(portPeer + i), local(portAdmin + i)}
 	}

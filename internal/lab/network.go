@@ -75,6 +75,7 @@ type Network struct {
 		sync.Mutex
 		rules   map[ruleKey]rule
 		traps   map[*Trap]struct{}
+		dark    map[topo.SiteID]bool
 		changed chan struct{}
 		closers []io.Closer // listeners; a router
 		conns   map[connection]struct{}
@@ -84,11 +85,12 @@ type Network struct {
 }
 
 // NewNetwork makes a network without paths. Every path takes rtt/2 in each direction, plus up to jitter; a path within
-// a site takes no time.
+// a site, or from or to the lab itself (site ""), takes no time.
 func NewNetwork(rtt, jitter time.Duration) *Network {
 	n := &Network{oneWay: rtt / 2, jitter: jitter}
 	n.mu.rules = map[ruleKey]rule{}
 	n.mu.traps = map[*Trap]struct{}{}
+	n.mu.dark = map[topo.SiteID]bool{}
 	n.mu.changed = make(chan struct{})
 	n.mu.conns = map[connection]struct{}{}
 	return n
@@ -119,6 +121,20 @@ func (n *Network) Delay(w Way, k Kind, d time.Duration) {
 // Lose loses a share of the packets that travel in one direction, for one kind of endpoint or for all; 0 ends it.
 func (n *Network) Lose(w Way, k Kind, share float64) {
 	n.change(w, k, func(r *rule) { r.loss = share })
+}
+
+// Darken cuts a site from everybody, the lab's own packets too, as a loss of power does: nobody hears that its connections
+// have ended. Light undoes it; healing a path does not.
+func (n *Network) Darken(site topo.SiteID) { n.setDark(site, true) }
+
+// Light undoes Darken.
+func (n *Network) Light(site topo.SiteID) { n.setDark(site, false) }
+
+func (n *Network) setDark(site topo.SiteID, dark bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.mu.dark[site] = dark
+	n.announceLocked()
 }
 
 // Heal undoes every cut, delay and loss between two sites, both ways and of every kind.
@@ -192,8 +208,8 @@ func (n *Network) condition(w Way, k Kind) condition {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	all, one := n.mu.rules[ruleKey{w, AnyKind}], n.mu.rules[ruleKey{w, k}]
-	c := condition{cut: all.cut || one.cut, delay: all.extra + one.extra, loss: max(all.loss, one.loss), changed: n.mu.changed}
-	if w.From == w.To {
+	c := condition{cut: all.cut || one.cut || n.mu.dark[w.From] || n.mu.dark[w.To], delay: all.extra + one.extra, loss: max(all.loss, one.loss), changed: n.mu.changed}
+	if w.From == w.To || w.From == "" || w.To == "" {
 		return c
 	}
 	c.delay += n.oneWay

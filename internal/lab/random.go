@@ -230,6 +230,10 @@ func (r *random) play(ctx context.Context) error {
 			return fmt.Errorf("after episode %s: %w", seed, err)
 		}
 	}
+	if p := r.d.packets(); p != nil {
+		sum := p.plus(r.report.Packets)
+		r.report.Packets = &sum
+	}
 	r.report.endRun(ok, time.Since(began))
 	return nil
 }

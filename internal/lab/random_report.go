@@ -26,7 +26,8 @@ type RandomReport struct {
 	Handovers   RandomHandovers   `json:"handovers"`
 	Faults      map[act]int       `json:"faults"` // by kind, those that were brought about
 	LeftOut     int               `json:"left_out"`
-	Checks      map[string]string `json:"checks"` // pass or fail
+	Packets     *Packets          `json:"packets,omitempty"` // between namespaces
+	Checks      map[string]string `json:"checks"`            // pass or fail
 	Details     []RandomCheck     `json:"check_details"`
 	Episodes    []RandomEpisode   `json:"episodes"`
 	Replay      string            `json:"replay,omitempty"` // the command that plays the violation again
@@ -332,10 +333,13 @@ func (r *RandomReport) figures(line func(string, ...any), s *screen) {
 	if r.LeftOut > 0 {
 		line("  %8d  steps left out: what they need was not there", r.LeftOut)
 	}
+	if p := r.Packets; p != nil {
+		line("  packets    %d passed, %d dropped by cuts and resets, %d lost", p.Passed, p.Dropped, p.Lost)
+	}
 	e := r.Environment
 	line("\n%s", s.paint(bold, "Where"))
-	line("  %d cores, %d MiB, Linux %s, PostgreSQL %s, %s; %d sites %s a witness, RTT %.0f ms, all on one machine; load average %.1f before, %.1f after",
-		e.Cores, e.MemoryMiB, e.Kernel, e.PostgreSQL, e.Atoll, e.Sites, map[bool]string{true: "and", false: "without"}[e.Witness], e.RTTms, e.LoadBefore, e.LoadAfter)
+	line("  %d cores, %d MiB, Linux %s, PostgreSQL %s, %s; %d sites %s a witness, RTT %.0f ms, all on one machine%s; load average %.1f before, %.1f after",
+		e.Cores, e.MemoryMiB, e.Kernel, e.PostgreSQL, e.Atoll, e.Sites, map[bool]string{true: "and", false: "without"}[e.Witness], e.RTTms, e.ground(), e.LoadBefore, e.LoadAfter)
 }
 
 // sentence sums an episode up while the run goes on.

@@ -22,6 +22,7 @@ import (
 func (d *Deployment) recover(ctx context.Context, bound time.Duration, leave ...string) error {
 	sites := d.opts.everywhere()
 	for i, a := range sites {
+		d.Network.Light(a)
 		for _, b := range sites[i+1:] {
 			d.Network.Heal(a, b)
 		}

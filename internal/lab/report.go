@@ -93,10 +93,19 @@ type Environment struct {
 	Witness    bool     `json:"witness"`
 	Gateways   int      `json:"gateways"`
 	Buckets    int      `json:"buckets"`
+	Netns      bool     `json:"netns,omitempty"` // sites in network namespaces, packets between them
 	At         string   `json:"at"`
 	LoadBefore float64  `json:"load_average_before"` // of the machine, one minute
 	LoadAfter  float64  `json:"load_average_after"`
 	StallMS    int64    `json:"longest_stall_ms"` // the machine ran nothing of the lab for so long
+}
+
+// ground says in words what the sites stand on.
+func (e *Environment) ground() string {
+	if e.Netns {
+		return ", each in a network namespace"
+	}
+	return ""
 }
 
 func (r *Report) failing() []string {
@@ -134,7 +143,7 @@ func (m *demo) goals(r *Report, ops []Operation) []Goal {
 func (m *demo) environment(ctx context.Context) (Environment, error) {
 	e := Environment{Cores: runtime.NumCPU(), MemoryMiB: memoryMiB(), Go: runtime.Version(), Kernel: kernel(), Planted: []string{},
 		RTTms: float64(m.opts.RTT.Microseconds()) / 1000, Sites: len(m.opts.Sites), Witness: m.opts.Witness != "", Gateways: m.opts.Gateways * len(m.opts.Sites),
-		Buckets: m.opts.Buckets, At: m.began.UTC().Format(time.RFC3339), LoadBefore: m.loadBefore, LoadAfter: loadAverage()}
+		Buckets: m.opts.Buckets, Netns: m.opts.Netns, At: m.began.UTC().Format(time.RFC3339), LoadBefore: m.loadBefore, LoadAfter: loadAverage()}
 	m.mu.Lock()
 	e.StallMS = m.stall.Milliseconds()
 	m.mu.Unlock()
@@ -260,8 +269,8 @@ func (r *Report) text(s *screen) string {
 	}
 	e := r.Environment
 	line("\n%s", s.paint(bold, "Where"))
-	line("  %d cores, %d MiB, Linux %s, %s, PostgreSQL %s, %s; %d sites %s a witness, %d gateways, RTT %.0f ms, all on one machine",
-		e.Cores, e.MemoryMiB, e.Kernel, e.Go, e.PostgreSQL, e.Atoll, e.Sites, map[bool]string{true: "and", false: "without"}[e.Witness], e.Gateways, e.RTTms)
+	line("  %d cores, %d MiB, Linux %s, %s, PostgreSQL %s, %s; %d sites %s a witness, %d gateways, RTT %.0f ms, all on one machine%s",
+		e.Cores, e.MemoryMiB, e.Kernel, e.Go, e.PostgreSQL, e.Atoll, e.Sites, map[bool]string{true: "and", false: "without"}[e.Witness], e.Gateways, e.RTTms, e.ground())
 	line("  load average %.1f before, %.1f after; the longest time without a turn for the lab %d ms", e.LoadBefore, e.LoadAfter, e.StallMS)
 	if e.StallMS > 1000 {
 		line("  %s", s.paint(yellow, "This machine stood still or was overloaded: time-outs, ended leases and failed requests may come from that. Run it again on a quiet one."))

@@ -13,8 +13,7 @@ import (
 
 // router carries IPv4 packets between sites, one device each, under the conditions of a network: what is cut is dropped
 // without a word, as is what is lost; the rest arrives in order after its delay. Whatever has to be sent again, the
-// kernels of both ends send again. The lab's own device, site "", is a neighbour of every site: its packets take no time
-// and are never cut.
+// kernels of both ends send again. The lab's own device, site "", is a neighbour of every site: its packets take no time.
 //
 // A packet's kind follows from the ports: at one of its ends is an endpoint of the spec.
 type router struct {
@@ -24,6 +23,24 @@ type router struct {
 	tracked *tracked
 
 	passed, dropped, lost, malformed atomic.Int64 // packets
+}
+
+// Packets are what became of a router's.
+type Packets struct {
+	Passed  int64 `json:"passed"`
+	Dropped int64 `json:"dropped"` // by cuts, by resets, at dark sites, and the few that nobody was there for
+	Lost    int64 `json:"lost"`    // by loss
+}
+
+func (p Packets) plus(o *Packets) Packets {
+	if o == nil {
+		return p
+	}
+	return Packets{p.Passed + o.Passed, p.Dropped + o.Dropped, p.Lost + o.Lost}
+}
+
+func (r *router) packets() Packets {
+	return Packets{r.passed.Load(), r.dropped.Load(), r.lost.Load()}
 }
 
 // port is a site's end of the router.
@@ -91,7 +108,7 @@ func (r *router) route(from *port, b []byte, now time.Time) {
 		r.dropped.Add(1)
 		return
 	}
-	c := r.condition(key)
+	c := r.net.condition(key.way, key.kind)
 	switch {
 	case c.cut:
 		r.dropped.Add(1)
@@ -108,13 +125,6 @@ func (r *router) key(from, to *port, p *packet) ruleKey {
 		kind = r.kindOf(p.from.Port()) // an answer
 	}
 	return ruleKey{Way{from.site, to.site}, kind}
-}
-
-func (r *router) condition(key ruleKey) condition {
-	if key.way.From == "" || key.way.To == "" {
-		return condition{}
-	}
-	return r.net.condition(key.way, key.kind)
 }
 
 func (r *router) send(to *port, key ruleKey, due time.Time, b []byte) {
@@ -140,7 +150,7 @@ func (r *router) deliver(p *port, closed <-chan struct{}) {
 		next, arrived, wait := p.mu.take(time.Now())
 		p.mu.Unlock()
 		if arrived {
-			if r.condition(next.key).cut {
+			if r.net.condition(next.key.way, next.key.kind).cut {
 				r.dropped.Add(1)
 			} else if _, err := p.device.Write(next.data); err != nil {
 				r.dropped.Add(1) // no room in the kernel, or the end

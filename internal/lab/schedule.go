@@ -75,18 +75,24 @@ const (
 	actCutOneWay    act = "cut-one-way"
 	actDelay        act = "delay"
 	actReset        act = "reset"
+	actLosePackets  act = "lose-packets" // a share of them; where the paths carry packets
 	actLoseSite     act = "lose-site"
 )
 
-// faultWeights say how often each fault is drawn.
-var faultWeights = []struct {
+type faultWeight struct {
 	do     act
 	weight int
-}{
+}
+
+// faultWeights say how often each fault is drawn.
+var faultWeights = []faultWeight{
 	{actKillAgent, 8}, {actKillGateway, 6}, {actKillShop, 3}, {actKillStore, 6}, {actKillDatabase, 8},
 	{actStopAgent, 8}, {actStopGateway, 5}, {actStopDatabase, 7}, {actStopMaster, 4}, {actStopBackend, 5}, {actStopApplier, 6}, {actStopLeader, 5},
 	{actCut, 10}, {actCutOneWay, 7}, {actDelay, 7}, {actReset, 5}, {actLoseSite, 8},
 }
+
+// packetWeights are for what only a path of packets can do.
+var packetWeights = []faultWeight{{actLosePackets, 8}}
 
 // planned is one step of a schedule.
 type planned struct {
@@ -98,7 +104,7 @@ type planned struct {
 	Part  string        // of a gateway: its name
 	Kinds []Kind        // of a path; none: all
 	Extra time.Duration // of a delay; of a long transaction: how long it stays open
-	Count int           // of buckets
+	Count int           // of buckets; of lost packets: per cent
 	Alone bool          // no other fault is there or was shortly before: what the product promises of such a loss is expected
 	Draw  uint64        // decides what can be known only when it is done: which buckets, which customer
 }
@@ -115,10 +121,11 @@ type layout struct {
 	sites    []topo.SiteID // full ones
 	witness  topo.SiteID   // "": none
 	gateways int           // per site
+	packets  bool          // its paths carry packets
 }
 
 func (o *Options) layout() layout {
-	return layout{sites: o.Sites, witness: o.Witness, gateways: o.Gateways}
+	return layout{sites: o.Sites, witness: o.Witness, gateways: o.Gateways, packets: o.Netns}
 }
 
 func (l layout) everywhere() []topo.SiteID {
@@ -211,12 +218,15 @@ func (d drawer) loss() planned {
 const quietBefore = 2 * leaseTime
 
 func (d drawer) fault() planned {
-	total := 0
-	for _, f := range faultWeights {
+	weights, total := faultWeights, 0
+	if d.packets {
+		weights = slices.Concat(weights, packetWeights)
+	}
+	for _, f := range weights {
 		total += f.weight
 	}
 	p, n := planned{At: d.between(firstFault, lastFault), Draw: d.Uint64()}, d.IntN(total)
-	for _, f := range faultWeights {
+	for _, f := range weights {
 		if n -= f.weight; n < 0 {
 			p.Do = f.do
 			break
@@ -235,7 +245,7 @@ func (d drawer) fault() planned {
 		p.Lasts = d.between(leaseTime/2, 2*leaseTime)
 	case actLoseSite:
 		p.Lasts = d.between(2*leaseTime, 5*leaseTime)
-	case actCut, actCutOneWay, actDelay, actReset:
+	case actCut, actCutOneWay, actDelay, actReset, actLosePackets:
 		d.path(&p)
 	}
 	p.Lasts = min(p.Lasts, playTime-p.At)
@@ -256,6 +266,8 @@ func (d drawer) path(p *planned) {
 		if slices.Equal(p.Kinds, []Kind{Link}) { // nothing that has to answer in time travels there
 			p.Extra *= 4
 		}
+	case actLosePackets:
+		p.Count = 5 + d.IntN(36)
 	case actReset:
 		p.Lasts, p.Kinds = 0, nil
 	}
@@ -276,7 +288,7 @@ func (p *planned) isFault() bool {
 }
 
 func (p *planned) ofPath() bool {
-	return p.Do == actCut || p.Do == actCutOneWay || p.Do == actDelay || p.Do == actReset
+	return p.Do == actCut || p.Do == actCutOneWay || p.Do == actDelay || p.Do == actReset || p.Do == actLosePackets
 }
 
 // until is when what it did has passed, also what takes a moment after the healing: a store member that catches up, an
@@ -441,6 +453,8 @@ func (p *planned) what() string {
 		return fmt.Sprintf("cut from %s to %s, %s, %s", p.Site, p.Other, of, long)
 	case actDelay:
 		return fmt.Sprintf("%v more between %s and %s, %s, %s", p.Extra, p.Site, p.Other, of, long)
+	case actLosePackets:
+		return fmt.Sprintf("loss of %d %% of the packets between %s and %s, %s, %s", p.Count, p.Site, p.Other, of, long)
 	case actReset:
 		return fmt.Sprintf("reset of every connection between %s and %s", p.Site, p.Other)
 	case actLoseSite:

@@ -13,6 +13,7 @@ var layouts = []layout{
 	{sites: []topo.SiteID{"a", "b"}, witness: "w", gateways: 2},
 	{sites: []topo.SiteID{"a", "b", "c"}, witness: "w", gateways: 1},
 	{sites: []topo.SiteID{"a", "b", "c"}, gateways: 1},
+	{sites: []topo.SiteID{"a", "b"}, witness: "w", gateways: 2, packets: true},
 }
 
 func TestDraw_IsAFunctionOfTheSeed(t *testing.T) {
@@ -72,7 +73,7 @@ func TestDraw_Promises(t *testing.T) {
 			}
 		}
 	}
-	for _, f := range faultWeights {
+	for _, f := range slices.Concat(faultWeights, packetWeights) {
 		if acts[f.do] < 20 {
 			t.Errorf("%s was drawn %d times", f.do, acts[f.do])
 		}

@@ -31,7 +31,7 @@ type addresses struct {
 	database               int
 	databasePath           string // where the site's agent reaches its database
 	gateways               map[string]gatewayAddresses
-	ownLoopback            bool // the site's, which the lab is not on: gateways take the lab's clients beyond it
+	namespace              string // where the site has a network, and loopback, of its own: the file that leads there
 }
 
 func (a *addresses) witness() bool { return a.api == "" }
@@ -166,7 +166,7 @@ func siteSpec(a *addresses) *spec.Site {
 	s.Upstreams = map[string]string{"shop": "http://" + a.app}
 	s.Gateways = map[string]*spec.Gateway{}
 	for name, g := range a.gateways {
-		s.Gateways[name] = &spec.Gateway{Listen: g.listen, Peer: g.peer, Admin: g.admin, Plaintext: a.ownLoopback}
+		s.Gateways[name] = &spec.Gateway{Listen: g.listen, Peer: g.peer, Admin: g.admin, Plaintext: a.namespace != ""}
 	}
 	return s
 }
