@@ -113,8 +113,9 @@ type switchBench struct {
 	opts   SwitchBenchOptions
 	part   benchPart
 	random *rand.Rand
-	broken error // why the part ended before its time
-	waited int   // switches that were put off because a site was behind
+	broken error    // why the part ended before its time
+	waited int      // switches that were put off because a site was behind
+	unwell []string // losses after which something was not in order for long, and what
 }
 
 // SwitchBench measures what handovers cost: pauses and holds of switches, and the time without writes and the lost

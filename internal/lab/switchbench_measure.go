@@ -44,6 +44,7 @@ type FailoverFigures struct {
 	Applied  int           `json:"applied_after_return"`
 	Logged   int           `json:"in_conflict_log"`
 	Missing  int           `json:"acknowledged_missing_after_return"`
+	Unwell   []string      `json:"not_well_after_return,omitempty"` // what was not in order when the next one was lost, or at the end
 	BySite   []LossFigures `json:"losses,omitempty"`
 	rto      []time.Duration
 	opened   []time.Duration
@@ -174,7 +175,7 @@ func describe(runs []switchRun, begin time.Time) []string {
 
 // failoverFigures measures every loss by itself, and all of them together.
 func (b *switchBench) failoverFigures(e *evidence) *FailoverFigures {
-	out := &FailoverFigures{LeaseS: b.part.lease.Duration.Seconds(), WS: b.part.lease.W.Seconds()}
+	out := &FailoverFigures{LeaseS: b.part.lease.Duration.Seconds(), WS: b.part.lease.W.Seconds(), Unwell: b.unwell}
 	for _, o := range b.outages {
 		if o.killed.IsZero() {
 			continue
