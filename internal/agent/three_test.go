@@ -212,6 +212,14 @@ func TestRebuildAmongThreeSites(t *testing.T) {
 func TestRebuildFromASiteThatLags(t *testing.T) {
 	w := newWorldOf(t, server(t), "c")
 	w.start3()
+	// c has said something to both: of a stream that has just begun they may have begun at different places, and neither
+	// has for the other what lies between.
+	w.await(w.people, w.begin("c", "21-30"), "done")
+	w.await(w.people, w.begin("a", "21-30"), "done")
+	at := func(id topo.SiteID) int {
+		return w.value(id, "SELECT position::int FROM atoll.progress WHERE origin = 'c'")
+	}
+	w.eventually("a and b have the same of c", func() bool { return at("a") == at("b") })
 	lock, err := pgx.Connect(t.Context(), w.sites["b"].admin)
 	if err != nil {
 		t.Fatal(err)
