@@ -418,7 +418,7 @@ func TestSQLFilesSplit(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{"schema.sql": schemaSQL, "fence.sql": fenceSQL} {
 		for _, part := range sqlParts(text) {
-			if !strings.HasPrefix(part.sql, "CREATE ") {
+			if !strings.HasPrefix(part.sql, "CREATE ") && !strings.HasPrefix(part.sql, "DROP FUNCTION IF EXISTS atoll.") { // of a form that is gone
 				t.Errorf("%s: a statement begins %.60q", name, part.sql)
 			}
 			if part.reason == "" && part.sql != "CREATE SCHEMA atoll" {
