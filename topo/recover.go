@@ -98,11 +98,37 @@ func (o Ownership) Recover(r Recovery) (Recovered, error) {
 	if len(c.doubts) > 0 {
 		return Recovered{}, &Doubt{c.doubts}
 	}
+	next.Members = next.withOwners()
 	out := Recovered{Ownership: next.sealed(), Ranges: c.ranges}
 	for _, id := range slices.Sorted(maps.Keys(c.failovers)) {
 		out.Failovers = append(out.Failovers, *c.failovers[id])
 	}
 	return out, out.Ownership.Validate()
+}
+
+// withOwners is the list of members with every owner as a full one: a site that has opened buckets had joined, whatever an
+// older document says of it.
+func (o Ownership) withOwners() []Member {
+	if len(o.Members) == 0 {
+		return nil
+	}
+	owns := map[SiteID]bool{}
+	for _, p := range o.Keyspaces {
+		for _, r := range p.Ranges {
+			owns[r.Owner] = true
+		}
+	}
+	var out []Member
+	for _, m := range o.Members {
+		if !owns[m.Site] {
+			out = append(out, m)
+		}
+	}
+	for site := range owns {
+		out = append(out, Member{Site: site})
+	}
+	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.Site, b.Site) })
+	return out
 }
 
 type recovering struct {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -212,5 +213,21 @@ func mustOwn(t *testing.T) func(Ownership, error) Ownership {
 			t.Fatal(err)
 		}
 		return o
+	}
+}
+
+// A site that joined after the backup, and owns by the databases, is a member; one that the backup says is joining, and
+// owns nothing, is so still.
+func TestRecoverKeepsOwnersMembers(t *testing.T) {
+	t.Parallel()
+	o := Ownership{Members: []Member{{Site: "a"}, {Site: "d", Joining: true}, {Site: "e", Joining: true}},
+		Keyspaces: map[KeyspaceID]Placement{"users": {Buckets: 2, Ranges: []Range{{First: 0, Last: 0, Owner: "c"}, {First: 1, Last: 1, Owner: "d"}}}}}
+	want := []Member{{Site: "a"}, {Site: "c"}, {Site: "d"}, {Site: "e", Joining: true}}
+	if got := o.withOwners(); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	o.Members = nil // a document of before there were lists
+	if got := o.withOwners(); got != nil {
+		t.Errorf("%+v", got)
 	}
 }

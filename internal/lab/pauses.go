@@ -145,14 +145,16 @@ func (o openings) after(s slot, t time.Time) *window {
 	return nil
 }
 
-// owner is the site that had last opened a bucket before a moment.
-func (o openings) owner(s slot, t time.Time) (site topo.SiteID) {
-	for _, w := range o[s] {
-		if !w.open.After(t) {
-			site = w.site
+// passedOn tells whether a bucket was another site's, which never opened it, between its site's last opening before a
+// moment and the same site's next one: an epoch lies between them that nobody opened. An abort leaves none out.
+func (o openings) passedOn(s slot, t time.Time, next *window) bool {
+	var last *window
+	for i := range o[s] {
+		if w := &o[s][i]; !w.open.After(t) {
+			last = w
 		}
 	}
-	return site
+	return last != nil && last.site == next.site && next.epoch > last.epoch+1
 }
 
 // Quantiles of a set of times, in milliseconds.
@@ -198,7 +200,7 @@ func CheckReleases(holds []Hold, e Evidence) Check {
 			seen++
 			site, _, _ := strings.Cut(h.Gateway, "/")
 			switch w := opened.after(s, from); {
-			case w != nil && w.handover != h.Handover && string(w.site) == site && opened.owner(s, from) == w.site:
+			case w != nil && w.handover != h.Handover && string(w.site) == site && opened.passedOn(s, from, w):
 				// The bucket had gone to another site, which was lost before it opened: its gateways were to hold what was passed on.
 			case w == nil:
 				c.found("gateway %s let go the writes of bucket %s at %s; no fence opened for them after %s (handover %s)",
