@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/atollhq/atoll/internal/loopback"
 	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/internal/spec"
 )
@@ -62,14 +63,12 @@ func newPlace(t *testing.T) *place {
 	t.Helper()
 	p := &place{dir: t.TempDir(), addr: map[string]string{}}
 	p.file = filepath.Join(p.dir, "atoll.yaml")
-	var taken []net.Listener // all at once, so that no port is handed out twice
 	freeAddr := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		addr, err := loopback.Addr()
 		if err != nil {
 			t.Fatal(err)
 		}
-		taken = append(taken, l)
-		return l.Addr().String()
+		return addr
 	}
 	text := string(spec.Sample())
 	for _, site := range []string{"b", "w", "a"} { // a last: its addresses are the ones that stay in addr
@@ -83,11 +82,6 @@ func newPlace(t *testing.T) *place {
 		addr := freeAddr()
 		text = strings.ReplaceAll(text, fixed, addr)
 		p.addr[fixed] = addr
-	}
-	for _, l := range taken {
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
 	}
 	text = strings.ReplaceAll(text, "      listen_client: 0.0.0.0:2379\n", "")
 	text = strings.ReplaceAll(text, "      listen_peer: 0.0.0.0:2380\n", "")

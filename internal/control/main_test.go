@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/atollhq/atoll/internal/loopback"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
@@ -50,12 +50,11 @@ func startMember() error {
 	}
 	var addrs []string
 	for range 2 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		addr, err := loopback.Addr()
 		if err != nil {
 			return err
 		}
-		addrs = append(addrs, ln.Addr().String())
-		ln.Close()
+		addrs = append(addrs, addr)
 	}
 	member.addr = addrs[0]
 	cfg := store.MemberConfig{Deployment: "shop", Site: "a", Dir: filepath.Join(dir, "store"), ListenClient: addrs[0], ListenPeer: addrs[1],

@@ -24,13 +24,10 @@ type ground interface {
 }
 
 // proxies is the ground of everyday: every site on loopback ports of its own, every path through a proxy of the network.
-type proxies struct {
-	*Network
-	ports ports
-}
+type proxies struct{ *Network }
 
 func (p *proxies) addresses(site topo.SiteID, witness bool, gateways int) (*addresses, error) {
-	a, err := pickAddresses(&p.ports, witness, gateways)
+	a, err := pickAddresses(witness, gateways)
 	if err != nil {
 		return nil, err
 	}

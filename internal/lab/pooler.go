@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/atollhq/atoll/internal/loopback"
 	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/topo"
 )
@@ -31,7 +32,7 @@ func (d *Deployment) startPoolers(ctx context.Context) error {
 	}
 	d.poolers = map[topo.SiteID]*pgserver.Pooler{}
 	for _, site := range d.opts.Sites {
-		port, err := (&ports{}).next()
+		port, err := loopback.Port()
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/atollhq/atoll/internal/loopback"
 	"github.com/atollhq/atoll/internal/spec"
 	"github.com/atollhq/atoll/topo"
 )
@@ -38,14 +39,14 @@ func (a *addresses) witness() bool { return a.api == "" }
 
 type gatewayAddresses struct{ listen, peer, admin string }
 
-func pickAddresses(p *ports, witness bool, gateways int) (*addresses, error) {
+func pickAddresses(witness bool, gateways int) (*addresses, error) {
 	a := &addresses{gateways: map[string]gatewayAddresses{}}
 	into := []*string{&a.storeClient, &a.storePeer}
 	if !witness {
 		into = append(into, &a.api, &a.link, &a.app)
 	}
 	for _, to := range into {
-		port, err := p.next()
+		port, err := loopback.Port()
 		if err != nil {
 			return nil, err
 		}
@@ -55,13 +56,13 @@ func pickAddresses(p *ports, witness bool, gateways int) (*addresses, error) {
 		return a, nil
 	}
 	var err error
-	if a.database, err = p.next(); err != nil {
+	if a.database, err = loopback.Port(); err != nil {
 		return nil, err
 	}
 	for i := range gateways {
 		var g [3]int
 		for j := range g {
-			if g[j], err = p.next(); err != nil {
+			if g[j], err = loopback.Port(); err != nil {
 				return nil, err
 			}
 		}

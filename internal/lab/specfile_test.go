@@ -9,9 +9,9 @@ import (
 	"github.com/atollhq/atoll/topo"
 )
 
-func specOf(t *testing.T, o Options, at map[topo.SiteID]*addresses, p *ports, n *Network) *spec.Spec {
+func specOf(t *testing.T, o Options, at map[topo.SiteID]*addresses, n *Network) *spec.Spec {
 	t.Helper()
-	g := &proxies{Network: n, ports: *p}
+	g := &proxies{Network: n}
 	for _, site := range o.everywhere() {
 		a, err := g.addresses(site, site == o.Witness, o.Gateways)
 		if err != nil {
@@ -39,8 +39,7 @@ func TestMakeSpec_ThreeSites(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.setDefaults()
-	var p ports
-	s := specOf(t, o, map[topo.SiteID]*addresses{}, &p, testNetwork(t))
+	s := specOf(t, o, map[topo.SiteID]*addresses{}, testNetwork(t))
 	if len(s.Sites) != 3 || s.Sites["c"].Store == nil || s.Sites["c"].Witness || len(s.Sites["b"].Reach) != 2 {
 		t.Errorf("%+v", s.Sites)
 	}
@@ -60,9 +59,8 @@ func TestMakeSpec(t *testing.T) {
 	o := Options{}
 	o.setDefaults()
 	n := testNetwork(t)
-	var p ports
 	at := map[topo.SiteID]*addresses{}
-	s := specOf(t, o, at, &p, n)
+	s := specOf(t, o, at, n)
 	if p := s.Policies; p.Lease.Duration != leaseTime || p.Store.Election != 400*time.Millisecond || p.Failover.Mode != "automatic" || *p.Failover.QuietTime != 0 || s.Keyspaces[users].Buckets != 256 || !s.Sites["w"].Witness {
 		t.Errorf("read back: %+v", s.Policies)
 	}

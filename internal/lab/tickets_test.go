@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/atollhq/atoll/internal/loopback"
 	"github.com/atollhq/atoll/internal/pgserver"
 )
 
@@ -29,8 +30,7 @@ func TestTickets_OneSite(t *testing.T) {
 	if _, err := p.Run(t.Context(), Command{Name: "init", Path: bin, Env: env, Args: []string{"init", "--seats", "500", "--customers", "50"}}); err != nil {
 		t.Fatal(err)
 	}
-	var free ports
-	port, err := free.next()
+	port, err := loopback.Port()
 	if err != nil {
 		t.Fatal(err)
 	}

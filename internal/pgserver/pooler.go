@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/atollhq/atoll/internal/loopback"
 )
 
 // ErrNoPooler is returned when pgbouncer is not installed.
@@ -49,7 +51,7 @@ func NewPooler(o PoolerOptions) (*Pooler, error) {
 		}
 	}
 	if p.Port == 0 {
-		if p.Port, err = freePort(); err != nil {
+		if p.Port, err = loopback.Port(); err != nil {
 			return nil, err
 		}
 	}

@@ -192,6 +192,10 @@ func TestTailWithoutCommitTimes(t *testing.T) {
 	ctx := context.Background()
 	s.a.exec("INSERT INTO t VALUES (1, 0)")
 	s.settle()
+	// What other tests have open in the server must be younger than row 1's coming here, too.
+	waitUntil(t, "everything older than row 1 has ended", func() bool {
+		return s.b.text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint > xmin::text::bigint FROM t") == "true"
+	})
 	// A transaction that is older than what comes from a now, and outlasts the takeover: of no later one is it known
 	// that it ended before.
 	old := s.b.connect()

@@ -3,7 +3,6 @@ package recovery
 import (
 	"context"
 	"errors"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/atollhq/atoll/internal/handover"
+	"github.com/atollhq/atoll/internal/loopback"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
@@ -30,12 +30,11 @@ func revived(t *testing.T) *store.Client {
 		t.Fatal(err)
 	}
 	addr := func() string {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		a, err := loopback.Addr()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer ln.Close()
-		return ln.Addr().String()
+		return a
 	}
 	conf := store.MemberConfig{Deployment: "shop", Site: "a", Dir: filepath.Join(dir, "store"), AdvertiseClient: addr(), AdvertisePeer: addr(),
 		Heartbeat: 50 * time.Millisecond, Election: 500 * time.Millisecond}

@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/big"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -29,6 +28,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/atollhq/atoll/internal/loopback"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -360,12 +360,11 @@ func within(t testing.TB, d time.Duration) context.Context {
 
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.Addr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // testCA issues certificates of the form that a deployment has.
