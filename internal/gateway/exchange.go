@@ -271,7 +271,6 @@ func (x *exchange) forward(snap *snapshot, d route.Decision) step {
 	out, ok := x.request(&u)
 	if !ok {
 		leave()
-		turn.dropped()
 		return x.refuse(reasonMoved)
 	}
 	forwarded{x.target.Route.Keyspace, x.target.Bucket, d.Slot.Epoch, snap.version(), x.used.reroutes + 1}.set(out.Header)
@@ -282,15 +281,12 @@ func (x *exchange) forward(snap *snapshot, d route.Decision) step {
 	resp, err := transport.RoundTrip(out)
 	leave()
 	if err != nil {
-		if x.ctx.Err() != nil {
-			turn.dropped()
-		} else {
+		if x.ctx.Err() == nil { // else its client went away, which says nothing about the address
 			turn.failed(time.Now())
 		}
 		x.g.metrics.forwards[d.Site].failed.Inc()
 		return x.failed(err, reasonPeerDown, len(p.addrs) > 1)
 	}
-	turn.answered()
 	if resp.StatusCode == http.StatusMisdirectedRequest && resp.Header.Get(hReason) != "" {
 		x.g.metrics.forwards[d.Site].misdirected.Inc()
 		return x.rerouted(resp, snap)

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"testing"
@@ -12,7 +14,19 @@ import (
 func TestOutlier(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a := newAddress("peer:1")
+		there := make(chan error) // what a knock comes to; nothing: it is not answered
+		knocks := 0
+		s := newSeekers()
+		defer s.close()
+		a := newAddress("peer:1", s, func(ctx context.Context) error {
+			knocks++
+			select {
+			case err := <-there:
+				return err
+			case <-ctx.Done():
+				return &notSent{ctx.Err()}
+			}
+		})
 		start := time.Now()
 		admit := func(want bool) attempt {
 			t.Helper()
@@ -22,35 +36,44 @@ func TestOutlier(t *testing.T) {
 			}
 			return turn
 		}
-		after := func(d time.Duration) { time.Sleep(d) } // of the bubble: no time passes outside
+		after := func(d time.Duration) { time.Sleep(d); synctest.Wait() } // of the bubble: no time passes outside
 
 		// Refused at once: nobody waits for that, so nothing is remembered.
 		admit(true).failed(time.Now())
 		admit(true)
 
-		// Silent, and spoken to by several at once: one verdict.
+		// Silent, and spoken to by several at once: one verdict, and nobody is let go there until a knock is answered.
 		one, two := admit(true), admit(true)
 		after(2 * time.Second)
 		one.failed(time.Now())
 		after(time.Millisecond)
 		two.failed(time.Now())
 		admit(false)
-
-		// One at a time finds out, after a rest that doubles.
-		after(firstRest)
-		probe := admit(true)
+		after(knockEvery)
 		admit(false)
-		probe.dropped() // its client went away
-		probe = admit(true)
-		after(2 * time.Second)
-		probe.failed(time.Now())
-		after(2*firstRest - time.Millisecond)
+		after(10 * time.Second)
 		admit(false)
-		after(time.Millisecond)
-		probe = admit(true)
-		after(time.Second)
-		probe.answered()
+		if least := int(10 * time.Second / (silence + knockEvery)); knocks < least || knocks > 2*least {
+			t.Errorf("%d knocks in 10 s, not answered within %s each", knocks, silence)
+		}
+		there <- nil
+		synctest.Wait()
 		admit(true)
+		before := knocks
+		after(10 * time.Second)
+		if knocks != before {
+			t.Error("somebody knocks where nobody is missed")
+		}
+
+		// One that was under way when the verdict was passed knows nothing newer.
+		late, lost := admit(true), admit(true)
+		after(2 * time.Second)
+		lost.failed(time.Now())
+		after(knockEvery)
+		there <- nil
+		synctest.Wait()
+		after(2 * time.Second)
+		late.failed(time.Now())
 		admit(true)
 
 		// What is heard on any connection counts: a slow answer that breaks off is not silence.
@@ -60,19 +83,29 @@ func TestOutlier(t *testing.T) {
 		slow.failed(time.Now())
 		admit(true)
 
-		// A probe that is refused at once: the machine is back, its gateway not yet.
-		lost := admit(true)
+		// A knock that is refused at once: the machine is back, its gateway not yet.
+		lost = admit(true)
 		after(2 * time.Second)
 		lost.failed(time.Now())
-		after(firstRest)
-		admit(true).failed(time.Now())
+		after(knockEvery)
+		there <- errors.New("refused")
+		synctest.Wait()
 		admit(true)
-		admit(true)
+
+		// Whoever knocks ends with the gateway.
+		lost = admit(true)
+		after(2 * time.Second)
+		lost.failed(time.Now())
+		after(knockEvery)
+		s.close()
+		admit(false)
+		lost.failed(time.Now())
 	})
 }
 
-// The path to the owner swallows everything: the first requests learn it by a time-out, all others are told at once,
-// while one probes now and then. Nothing of this touches this site's own buckets.
+// The path to the owner swallows everything: the first requests learn it by a time-out, all others are told at once.
+// When it is whole again, the first request goes through: the gateway had knocked meanwhile. Nothing of this touches
+// this site's own buckets.
 func TestSilentPeerFailsFast(t *testing.T) {
 	t.Parallel()
 	a := newSite(t, "a", echo("a"))
@@ -93,18 +126,13 @@ func TestSilentPeerFailsFast(t *testing.T) {
 	learnt := time.Since(cut)
 
 	var mu sync.Mutex
-	var slow, fast int
 	var worst time.Duration
-	probed := make(chan struct{})
+	const each = 200 // some seconds, within which the gateway knocks
 	var clients sync.WaitGroup
 	for range 4 {
 		clients.Go(func() {
-			for waiting := true; waiting; {
-				select {
-				case <-probed:
-					waiting = false
-				case <-time.After(5 * time.Millisecond): // a client's pace
-				}
+			for range each {
+				<-time.After(5 * time.Millisecond) // a client's pace
 				began := time.Now()
 				got := do(t, c, "POST", b.url("/users"), keyIn(0), "x")
 				took := time.Since(began)
@@ -113,25 +141,24 @@ func TestSilentPeerFailsFast(t *testing.T) {
 				}
 				want(t, do(t, c, "POST", b.url("/users"), keyIn(9), "x"), 200, "")
 				mu.Lock()
-				if took < time.Second {
-					fast++
-					worst = max(worst, took)
-				} else if slow++; slow == 1 {
-					close(probed)
-				}
+				worst = max(worst, took)
 				mu.Unlock()
 			}
 		})
 	}
 	clients.Wait()
-	t.Logf("the first time-out took %s; then %d requests were refused within %s while %d probed", learnt, fast, worst, slow)
-	if learnt > peerPing+handshakeTimeout || slow != 1 || fast < 100 || worst > silence {
-		t.Errorf("too slow, or too few")
+	t.Logf("the first time-out took %s; then %d requests were refused within %s", learnt, 4*each, worst)
+	if learnt > peerPing+handshakeTimeout || worst > silence {
+		t.Errorf("too slow")
 	}
 	path.mu.Unlock()
 	healed := time.Now()
-	eventually(t, "healed", func() bool { return do(t, c, "POST", b.url("/users"), keyIn(0), "x").status == 200 })
+	eventually(t, "the gateway knows that its peer answers", func() bool {
+		_, ok := b.gw.upstreams.peers["a"].addrs[0].admit(time.Now())
+		return ok
+	})
 	t.Logf("healed after %s", time.Since(healed))
+	want(t, do(t, c, "POST", b.url("/users"), keyIn(0), "x"), 200, "")
 }
 
 // A peer whose port refuses: told at once, every time, and used again as soon as it is there.

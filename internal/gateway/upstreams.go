@@ -50,6 +50,7 @@ type upstreams struct {
 	app       *http.Transport
 	peers     map[topo.SiteID]*peer
 	transport []*http.Transport // all of them
+	seekers   *seekers
 }
 
 // peer is the gateways of one other site.
@@ -60,7 +61,7 @@ type peer struct {
 }
 
 func newUpstreams(apps map[string]string, peers map[topo.SiteID][]string, clientTLS func(topo.SiteID) *tls.Config) (*upstreams, error) {
-	u := &upstreams{apps: make(map[string]*url.URL), peers: make(map[topo.SiteID]*peer)}
+	u := &upstreams{apps: make(map[string]*url.URL), peers: make(map[topo.SiteID]*peer), seekers: newSeekers()}
 	for name, text := range apps {
 		base, err := url.Parse(text)
 		if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.RawQuery != "" || base.User != nil {
@@ -75,12 +76,22 @@ func newUpstreams(apps map[string]string, peers map[topo.SiteID][]string, client
 			return nil, fmt.Errorf("site %s has no gateway address", site)
 		}
 		p := &peer{}
+		dial := p.dialTLS(clientTLS(site))
 		for _, addr := range addrs {
-			p.addrs = append(p.addrs, newAddress(addr))
+			p.addrs = append(p.addrs, newAddress(addr, u.seekers, func(ctx context.Context) error {
+				conn, err := dial(ctx, "tcp", addr)
+				if err != nil {
+					return err
+				}
+				return conn.Close()
+			}))
 		}
 		for range peerLanes {
 			t := newTransport(peerAnswer, peerIdle)
-			p.dialTLS(t, clientTLS(site))
+			t.Protocols = new(http.Protocols)
+			t.Protocols.SetHTTP1(true)
+			t.Protocols.SetHTTP2(true)
+			t.DialTLSContext = dial
 			t.HTTP2 = &http.HTTP2Config{SendPingTimeout: peerPing, PingTimeout: peerPingTimeout}
 			p.lanes = append(p.lanes, t)
 		}
@@ -113,15 +124,12 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return conn, nil
 }
 
-// dialTLS makes a transport dial the peer's gateways. It dials TLS itself: the certificate must name the site,
-// whatever the address, so the configuration verifies, not the transport.
-func (p *peer) dialTLS(t *http.Transport, conf *tls.Config) {
+// dialTLS makes what dials the peer's gateways. TLS is not left to the transport: the certificate must name the site,
+// whatever the address, so the configuration verifies.
+func (p *peer) dialTLS(conf *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	conf = conf.Clone()
 	conf.NextProtos = []string{"h2", "http/1.1"}
-	t.Protocols = new(http.Protocols)
-	t.Protocols.SetHTTP1(true)
-	t.Protocols.SetHTTP2(true)
-	t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 		defer cancel()
 		raw, err := dial(ctx, network, addr)
@@ -149,7 +157,7 @@ func (p *peer) find(hostPort string) *address {
 	return nil // a name that the transport spells in another way: its silence is judged without what is heard
 }
 
-// pick begins an attempt at the next address of a peer that may be tried now, and returns the transport to it. Not ok:
+// pick begins an attempt at the next address of a peer that is not silent, and returns the transport to it. Not ok:
 // none is believed to answer.
 func (p *peer) pick(now time.Time) (turn attempt, t *http.Transport, ok bool) {
 	n := int(p.turn.Add(1))
@@ -163,6 +171,7 @@ func (p *peer) pick(now time.Time) (turn attempt, t *http.Transport, ok bool) {
 }
 
 func (u *upstreams) close() {
+	u.seekers.close()
 	for _, t := range u.transport {
 		t.CloseIdleConnections()
 	}
