@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -302,6 +303,8 @@ func transient(err error) bool {
 		return true
 	case codes.ResourceExhausted: // too many requests: try elsewhere; out of space: the same everywhere
 		return !strings.Contains(err.Error(), "space exceeded")
+	case codes.FailedPrecondition: // a learner, or one that does not know yet that it votes now, sends its clients elsewhere
+		return strings.Contains(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner))
 	}
 	return false
 }

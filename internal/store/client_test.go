@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/atollhq/atoll/topo"
@@ -17,6 +19,27 @@ func firstOwnership(owner topo.SiteID) topo.Ownership {
 	return topo.NewOwnership(map[topo.KeyspaceID]topo.Placement{
 		"users": {Buckets: 8, Hash: topo.HashMD5, Ranges: []topo.Range{{First: 0, Last: 7, Owner: owner, Epoch: 1, State: topo.Open}}},
 	})
+}
+
+// What is a member's failure to answer, and what is an answer.
+func TestTransient(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		rpctypes.ErrNoLeader:                                   true,
+		rpctypes.ErrGRPCNoLeader:                               true,
+		rpctypes.ErrTooManyRequests:                            true,
+		rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner): true, // so does one that was promoted a moment ago
+		rpctypes.ErrGRPCNotSupportedForLearner:                 true,
+		fmt.Errorf("get: %w", context.DeadlineExceeded):        true,
+		rpctypes.ErrNoSpace:                                    false,
+		rpctypes.ErrCompacted:                                  false,
+		rpctypes.ErrMemberNotLearner:                           false,
+		errors.New("anything else"):                            false,
+	} {
+		if got := transient(err); got != want {
+			t.Errorf("%v: %v, want %v", err, got, want)
+		}
+	}
 }
 
 func moved(t testing.TB, o topo.Ownership, id topo.HandoverID, to topo.SiteID) topo.Ownership {
