@@ -159,6 +159,13 @@ func TestCheckK2(t *testing.T) {
 	want(t, CheckK2(bucketLost().write(11, "b", "six").e), "without having applied INSERT of orders six")
 	want(t, CheckK2(bucketLost().closed(14, "a", 3).row(14.1, "b", "a", 3, false).open(15, "b", 4).write(16, "b", "seven").e), "")
 	want(t, CheckK2(bucketLost().write(13.5, "a", "six").closed(14, "a", 3).row(14.1, "b", "a", 3, false).open(15, "b", 4).e), "without having applied INSERT of orders six")
+	// b's user sends a purchase of a's tail again, and it is made again; a, which has the row, is given an update of it.
+	anew := bucketLost().write(8, "b", "two").applied(9.05, "a", "two")
+	want(t, CheckK2(anew.e), "")
+	anew.e.Changes[len(anew.e.Changes)-1].Op = "UPDATE"
+	want(t, CheckK2(anew.e), "")
+	anew.e.Changes[len(anew.e.Changes)-1].Op = "DELETE"
+	want(t, CheckK2(anew.e), "without having applied INSERT of orders two at b")
 	unlost := bucketLost()
 	unlost.e.Losses = nil
 	want(t, CheckK2(unlost.e), "before the end of a's epoch 1 was applied there")

@@ -128,6 +128,17 @@ func (t tails) collect(l *Loss, changes []*Change, by *window) {
 	}
 }
 
+// rowsOf are the rows, without an operation, that a site had written in a tail of its own.
+func (t tails) rowsOf(lost topo.SiteID) map[rowOp]bool {
+	out := map[rowOp]bool{}
+	for c, of := range t {
+		if of.Lost == lost {
+			out[rowOp{table: c.Table, row: c.Row}] = true
+		}
+	}
+	return out
+}
+
 // transactions groups the tail of one loss.
 func (t tails) transactions(l topo.HandoverID) map[uint32][]*Change {
 	out := map[uint32][]*Change{}
