@@ -36,6 +36,9 @@ func OpenRelay(dsn string, site topo.SiteID) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What is kept needs no flush of its own: it is applied only after Keep has returned, so the commit that applies it
+	// stands behind in the same WAL, and whatever crash loses the one loses the other.
+	conf.RuntimeParams["synchronous_commit"] = "off"
 	r := &Relay{conf: conf}
 	r.mu.next = map[topo.SiteID]place{}
 	return r, nil
@@ -55,12 +58,12 @@ func (r *Relay) hangUpLocked() {
 	}
 }
 
-// Keep stores transactions in one durable transaction. The parts of a large one must come in order; after an error
-// all parts of an unfinished one must come again.
+// Keep stores transactions, all or none; they are durable as soon as anything is that this database commits behind it.
+// The parts of a large one must come in order; after an error all parts of an unfinished one must come again.
 func (r *Relay) Keep(ctx context.Context, txs []change.Tx) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var batch pgx.Batch
+	origins, positions, parts, bodies := make([]string, len(txs)), make([]int64, len(txs)), make([]int32, len(txs)), make([][]byte, len(txs))
 	next := map[topo.SiteID]place{}
 	for i := range txs {
 		tx := &txs[i]
@@ -74,13 +77,15 @@ func (r *Relay) Keep(ctx context.Context, txs []change.Tx) error {
 		case at.position != tx.Position:
 			return fmt.Errorf("relay of site %s: a part of the transaction at %s without the parts before it", tx.Origin, lsn(tx.Position))
 		}
-		batch.Queue(`INSERT INTO atoll.relay (origin, position, part, body) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (origin, position, part) DO NOTHING`, string(tx.Origin), int64(tx.Position), at.part, change.EncodeTx(tx))
+		origins[i], positions[i], parts[i], bodies[i] = string(tx.Origin), int64(tx.Position), int32(at.part), change.EncodeTx(tx)
 		at.part++
 		next[tx.Origin] = at
 	}
 	err := r.withLocked(ctx, func(conn *pgx.Conn) error {
-		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return tx.SendBatch(ctx, &batch).Close() })
+		_, err := conn.Exec(ctx, `INSERT INTO atoll.relay (origin, position, part, body)
+			SELECT * FROM unnest($1::text[], $2::bigint[], $3::int[], $4::bytea[])
+			ON CONFLICT (origin, position, part) DO NOTHING`, origins, positions, parts, bodies)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("keep %d transactions for other sites: %w", len(txs), err)
