@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,7 +38,15 @@ func (o *operator) flags(cmd *cobra.Command) {
 
 // client finds an agent that answers. The caller closes it.
 func (o *operator) client(ctx context.Context, s *spec.Spec) (*api.Client, error) {
+	return o.clientNear(ctx, s, "")
+}
+
+// clientNear is client for what is best done at one of the sites: that one is asked first, unless the operator said another.
+func (o *operator) clientNear(ctx context.Context, s *spec.Spec, near topo.SiteID) (*api.Client, error) {
 	sites := s.FullSites()
+	if i := slices.Index(sites, near); i > 0 {
+		sites = slices.Concat([]topo.SiteID{near}, sites[:i], sites[i+1:])
+	}
 	if o.at != "" {
 		if err := fullSite(s, "--at", o.at); err != nil {
 			return nil, err

@@ -32,7 +32,8 @@ is aborted and the old owner goes on; it is never half done, and another agent f
 				return err
 			}
 			req.Keyspace, req.To = topo.KeyspaceID(keyspace), topo.SiteID(to)
-			client, err := op.client(cmd.Context(), s)
+			// The new owner's agent drives: that it has caught up, and that its fence is open, then needs no round trip.
+			client, err := op.clientNear(cmd.Context(), s, req.To)
 			if err != nil {
 				return err
 			}

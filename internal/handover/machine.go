@@ -238,6 +238,9 @@ func (m *machine) awaitMarker() Action {
 func (m *machine) close() {
 	fence := m.Record.Bounds.Fence()
 	m.closing, m.waiting = true, nil
+	if !m.claimed.IsZero() {
+		m.note(FactClosing, m.now.Sub(m.claimed).Round(time.Microsecond).String())
+	}
 	m.keepSave()
 	m.deadline = m.now.Add(fence + answerSlack)
 	m.do(Action{Do: Close, Site: m.Record.Move.From, Bound: fence}, m.awaitMarker())

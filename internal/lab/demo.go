@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -92,6 +93,7 @@ type switchRun struct {
 	from, to   topo.SiteID
 	what       string
 	start, end time.Time
+	record     api.Handover // zero: it was not told
 	err        error
 }
 
@@ -392,7 +394,11 @@ func (m *demo) moveNow(ctx context.Context, s switchRun) error {
 	if len(s.buckets) == 0 {
 		s.err = fmt.Errorf("%s has nothing that could be moved", s.from)
 	} else {
-		_, s.err = m.d.Atoll(ctx, "switch", "--keyspace", string(s.keyspace), "--buckets", s.buckets.String(), "--to", string(s.to), "--json")
+		var out []byte
+		out, s.err = m.d.Atoll(ctx, "switch", "--keyspace", string(s.keyspace), "--buckets", s.buckets.String(), "--to", string(s.to), "--json")
+		if s.err == nil {
+			s.err = json.Unmarshal(out, &s.record)
+		}
 	}
 	s.end = time.Now()
 	m.switches = append(m.switches, s)

@@ -3,20 +3,23 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/atollhq/atoll/internal/handover"
 	"github.com/atollhq/atoll/topo"
 )
 
 // SwitchFigures are what switches cost.
 type SwitchFigures struct {
 	Switches
-	Held    Quantiles `json:"held_ms"`         // per request that a switch made wait, as the gateway says
-	Waited  int       `json:"put_off"`         // for more than a second, because a site was behind
-	GaveUp  int       `json:"gave_up"`         // requests of registers that were not answered within a second; their clients ask again
-	Slowest []Slow    `json:"slowest_buckets"` // the longest pause of each of the slowest switches
-	Run     []string  `json:"run,omitempty"`   // every switch
+	Held    Quantiles     `json:"held_ms"`         // per request that a switch made wait, as the gateway says
+	Steps   []StepFigures `json:"steps_ms"`        // what the pause is made of
+	Waited  int           `json:"put_off"`         // for more than a second, because a site was behind
+	GaveUp  int           `json:"gave_up"`         // requests of registers that were not answered within a second; their clients ask again
+	Slowest []Slow        `json:"slowest_buckets"` // the longest pause of each of the slowest switches
+	Run     []string      `json:"run,omitempty"`   // every switch
 }
 
 // Slow is the longest pause within one switch.
@@ -121,7 +124,43 @@ func (b *switchBench) switchFigures(e *evidence) *SwitchFigures {
 		}
 	}
 	out.Held = quantiles(b.holdsOf(e.ops, runs))
+	out.Steps = stepsOf(runs)
 	out.Slowest, out.Run = slowest(b.longestPauses(e, runs)), describe(runs, b.loaded[0])
+	return out
+}
+
+// StepFigures are how long one step of the switches took, on the clock of their drivers.
+type StepFigures struct {
+	Step string `json:"step"`
+	Quantiles
+}
+
+// stepsOf says what the pauses are made of.
+func stepsOf(runs []switchRun) []StepFigures {
+	names := []string{"gateways settle", "old owner's fence closes", "new owner catches up", "store commits", "new owner's fence opens"}
+	took := make([][]time.Duration, len(names))
+	for _, s := range runs {
+		at := map[string]time.Time{}
+		var settled time.Duration
+		for _, step := range s.record.Steps {
+			at[step.Phase] = step.At
+			if f := step.Facts[handover.FactClosing]; f != "" {
+				settled, _ = time.ParseDuration(f)
+			}
+		}
+		moving := at[string(handover.Moving)]
+		ends := []time.Time{moving.Add(settled), at[string(handover.Fenced)], at[string(handover.CaughtUp)], at[string(handover.Committed)], at[string(handover.Opened)]}
+		if moving.IsZero() || settled == 0 || slices.ContainsFunc(ends, time.Time.IsZero) {
+			continue // it did not come to its end, or changed its driver
+		}
+		for i, from := range append([]time.Time{moving}, ends[:len(ends)-1]...) {
+			took[i] = append(took[i], ends[i].Sub(from))
+		}
+	}
+	out := make([]StepFigures, len(names))
+	for i := range names {
+		out[i] = StepFigures{names[i], quantiles(took[i])}
+	}
 	return out
 }
 

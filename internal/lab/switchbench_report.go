@@ -105,6 +105,7 @@ type SwitchBenchReport struct {
 	RTTms    float64           `json:"rtt_ms"`
 	Pause    Quantiles         `json:"write_pause_ms"` // per moved bucket
 	Held     Quantiles         `json:"held_ms"`        // per held request
+	Steps    []StepFigures     `json:"steps_ms"`       // what the pauses are made of
 	Losses   []FailoverFigures `json:"failovers"`      // by lease
 	Musts    []Bound           `json:"musts"`
 	Goals    []Bound           `json:"goals"`
@@ -189,7 +190,7 @@ func (r *SwitchBenchReport) add(p *SwitchBenchPart) {
 	r.Parts = append(r.Parts, PartState{Part: p.Part, OK: p.OK, Commit: p.Commit, Seed: p.Seed, PerSecond: p.Requests.PerSecond, WriteShare: p.Requests.WriteShare,
 		Broken: p.Broken, Failing: failingChecks(p.Details), Seconds: p.Seconds, Environment: p.Environment})
 	if f := p.Switch; f != nil {
-		r.Switches, r.Failed, r.RTTms, r.Pause, r.Held = f.Count, f.FailedRequests, p.RTTms, f.WritePauseMS, f.Held
+		r.Switches, r.Failed, r.RTTms, r.Pause, r.Held, r.Steps = f.Count, f.FailedRequests, p.RTTms, f.WritePauseMS, f.Held, f.Steps
 	}
 	if f := p.Failover; f != nil {
 		sum := *f
@@ -225,6 +226,9 @@ func (r *SwitchBenchReport) text(s *screen) string {
 		line("  %d switches, %d failed requests, RTT %s ms", r.Switches, r.Failed, number(r.RTTms))
 		row("writes paused", r.Pause, "moved buckets")
 		row("requests held", r.Held, "requests")
+		for _, s := range r.Steps {
+			row("  "+s.Step, s.Quantiles, "switches")
+		}
 	}
 	for _, f := range r.Losses {
 		line("  lease %s s, W %s s: %d of %d lost sites taken over", number(f.LeaseS), number(f.WS), f.Count, f.Lost)

@@ -49,6 +49,29 @@ func TestDrawSwitch(t *testing.T) {
 	}
 }
 
+// The steps of a switch, from what its record says of them; one that did not come to its end says nothing.
+func TestStepsOf(t *testing.T) {
+	t.Parallel()
+	at := func(ms int) time.Time { return time.UnixMilli(int64(1000 + ms)) }
+	whole := api.Handover{Steps: []api.Step{{Phase: "PREPARE", At: at(-50)}, {Phase: "MOVING", At: at(0), Facts: map[string]string{"closing after": "40ms"}},
+		{Phase: "FENCED", At: at(70)}, {Phase: "CAUGHT_UP", At: at(110)}, {Phase: "COMMITTED", At: at(160)}, {Phase: "OPEN", At: at(180)}, {Phase: "DONE", At: at(300)}}}
+	cut, other := whole, whole
+	cut.Steps = whole.Steps[:4]
+	other.Steps = slices.Clone(whole.Steps)
+	other.Steps[1].Facts = nil // another driver went on
+	got := stepsOf([]switchRun{{record: whole}, {}, {record: cut}, {record: other}})
+	var ms []float64
+	for _, s := range got {
+		if s.Count != 1 {
+			t.Errorf("%s: %d switches, want 1", s.Step, s.Count)
+		}
+		ms = append(ms, s.P50)
+	}
+	if want := []float64{40, 30, 40, 50, 20}; !slices.Equal(ms, want) {
+		t.Errorf("%v, want %v", ms, want)
+	}
+}
+
 func TestLeft(t *testing.T) {
 	t.Parallel()
 	if got := left(time.Minute, 0, 10); got != "" {
