@@ -238,8 +238,8 @@ func (m *machine) awaitMarker() Action {
 func (m *machine) close() {
 	fence := m.Record.Bounds.Fence()
 	m.closing, m.waiting = true, nil
-	if !m.claimed.IsZero() {
-		m.note(FactClosing, m.now.Sub(m.claimed).Round(time.Microsecond).String())
+	if step, ok := m.Record.Entered(Moving); ok && !m.claimed.IsZero() {
+		m.note(FactClosing, m.now.Sub(step.At).Round(time.Microsecond).String())
 	}
 	m.keepSave()
 	m.deadline = m.now.Add(fence + answerSlack)

@@ -107,8 +107,8 @@ type Move struct {
 	Epochs   []topo.EpochSpan `json:"epochs,omitempty"` // of the buckets at From, set by readiness; the marker must name them
 }
 
-// FactClosing is the fact of MOVING that says how long after the claim the fence was asked to close: until then gateways
-// settled.
+// FactClosing is the fact of MOVING that says how long after its beginning the fence was asked to close: until then
+// gateways settled.
 const FactClosing = "closing after"
 
 // Step is the entry into a phase. Times are the driver's wall clock: for people, never compared.

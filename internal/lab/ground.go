@@ -24,7 +24,10 @@ type ground interface {
 }
 
 // proxies is the ground of everyday: every site on loopback ports of its own, every path through a proxy of the network.
-type proxies struct{ *Network }
+type proxies struct {
+	*Network
+	directDatabase bool
+}
 
 func (p *proxies) addresses(site topo.SiteID, witness bool, gateways int) (*addresses, error) {
 	a, err := pickAddresses(witness, gateways)
@@ -33,7 +36,9 @@ func (p *proxies) addresses(site topo.SiteID, witness bool, gateways int) (*addr
 	}
 	// The one name under which all store members know this site's; each source site's CONNECT proxy leads it over its own path.
 	a.peerName = string(site) + ".store.atoll" + a.storePeer[len("127.0.0.1"):]
-	if !witness {
+	if !witness && p.directDatabase {
+		a.databasePath = local(a.database)
+	} else if !witness {
 		a.databasePath, err = p.Path(site, site, Database, local(a.database))
 	}
 	return a, err

@@ -83,6 +83,7 @@ func (o *SwitchBenchOptions) setDefaults() {
 		o.Rate = 300 / float64(len(o.Sites))
 	}
 	o.Shape = Shape{Customers: 1000, Seats: benchSeats, Events: 4}
+	o.directDatabase = true
 	o.reshape = func(s *spec.Spec) { s.Policies.Failover.PerHour = perHour }
 	if o.Stdout == nil {
 		o.Stdout = os.Stdout
