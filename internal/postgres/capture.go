@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -108,6 +109,14 @@ func (c *Capture) admin(ctx context.Context, f func(*pgx.Conn) error) error {
 func (c *Capture) walsender(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg := c.conn.Config.Copy()
 	cfg.RuntimeParams["replication"] = "database"
+	dial := cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return gather(conn), nil
+	}
 	return pgconn.ConnectConfig(ctx, cfg)
 }
 
