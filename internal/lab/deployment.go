@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -318,6 +319,9 @@ func (d *Deployment) agentEnv(site topo.SiteID) []string {
 // env is what the processes of a site find in their environment; site "" is an operator's.
 func (d *Deployment) env(site topo.SiteID) []string {
 	env := []string{runEnv + "=" + d.Dir}
+	if os.Getenv("GOMAXPROCS") == "" { // each site has its share of the machine, not all of it
+		env = append(env, fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/(len(d.opts.Sites)+1))))
+	}
 	if s := d.databases[site]; s != nil {
 		env = append(env, "ATOLL_DSN="+s.DSN(agentRole, database), "ATOLL_ADMIN_DSN="+s.DSN(pgserver.Superuser, database),
 			"SHOP_DSN="+d.shopDSN(site), "SHOP_ADMIN_DSN="+s.DSN(pgserver.Superuser, database))
