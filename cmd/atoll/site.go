@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -18,13 +19,123 @@ import (
 func (c *cli) site() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "site",
-		Short: "add a site to a running deployment, remove one, or forget one that is gone for good",
+		Short: "list the sites, add one to a running deployment, remove one, or forget one that is gone for good",
 		Long: `The members of a deployment stand in its ownership document. A site that the spec names and that is no member owns
 nothing, takes over nothing, and nothing is kept for it. Every command may be repeated: it goes on where it ended.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(c.siteAdd(), c.siteRemove(), c.siteForget())
+	cmd.AddCommand(c.siteList(), c.siteAdd(), c.siteRemove(), c.siteForget())
 	return cmd
+}
+
+func (c *cli) siteList() *cobra.Command {
+	var op *operator
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "the sites of the spec and of the deployment, and what each of them has",
+		Long: `A site is a member, is joining (atoll site add goes on with it), or is none: the spec names it and the deployment does not,
+or the deployment still has it and the spec does not.`,
+		Example: `  atoll site list
+  atoll site list --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := c.load()
+			if err != nil {
+				return err
+			}
+			client, err := op.client(cmd.Context(), s)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			st, err := client.Status(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			list := listSites(s.FullSites(), st)
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), list)
+			}
+			return printSites(cmd.OutOrStdout(), list)
+		},
+	}
+	op = operatorFlags(cmd)
+	return cmd
+}
+
+// siteRow is one site as `atoll site list` shows it.
+type siteRow struct {
+	Site    topo.SiteID     `json:"site"`
+	Member  string          `json:"member"` // yes, joining, no
+	Spec    bool            `json:"spec"`   // the spec names it
+	Buckets int             `json:"buckets"`
+	Lease   api.LeaseStatus `json:"lease"`
+	LagMS   int64           `json:"lag_ms"` // the most that it is behind a member; -1: not known
+	Error   string          `json:"error,omitempty"`
+}
+
+func listSites(spec []topo.SiteID, st api.Status) []siteRow {
+	var members []topo.Member
+	buckets := map[topo.SiteID]int{}
+	if o := st.Ownership; o != nil {
+		members = o.Members
+		for _, k := range o.Keyspaces {
+			for _, owner := range k.Owners {
+				buckets[owner.Site] += owner.Count
+			}
+		}
+	}
+	all := slices.Clone(spec)
+	for _, m := range members {
+		all = append(all, m.Site)
+	}
+	slices.Sort(all)
+	out := []siteRow{}
+	for _, site := range slices.Compact(all) {
+		row := siteRow{Site: site, Member: "no", Spec: slices.Contains(spec, site), Buckets: buckets[site], LagMS: -1, Error: "its agent was not asked"}
+		i := slices.IndexFunc(members, func(m topo.Member) bool { return m.Site == site })
+		switch {
+		case len(members) == 0 && st.Ownership != nil, i >= 0 && !members[i].Joining:
+			row.Member = "yes"
+		case i >= 0:
+			row.Member = "joining"
+		}
+		for _, s := range st.Sites {
+			if s.Site == site {
+				row.Lease, row.Error, row.LagMS = s.Lease, s.Error, mostLag(s)
+			}
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+// mostLag is how far a site is behind the one that it is furthest behind; -1 where one of them is not known.
+func mostLag(s api.SiteStatus) int64 {
+	most := int64(-1)
+	for _, l := range s.Links {
+		switch {
+		case l.Target != s.Site:
+		case l.LagMS < 0:
+			return -1
+		default:
+			most = max(most, l.LagMS)
+		}
+	}
+	return most
+}
+
+func printSites(out io.Writer, list []siteRow) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(w, "SITE\tMEMBER\tBUCKETS\tLEASE\tLAG\t\n")
+	for _, s := range list {
+		note := oneLine(s.Error)
+		if !s.Spec {
+			note = strings.TrimPrefix(note+"; not in this spec", "; ")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", s.Site, s.Member, s.Buckets, leaseText(s.Lease), lagText(s.LagMS), note)
+	}
+	return w.Flush()
 }
 
 // memberFlags are what the commands have in common.

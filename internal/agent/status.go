@@ -153,7 +153,7 @@ func (db *database) links(here topo.SiteID) (out []api.LinkStatus) {
 
 // ownershipStatus sums a document up.
 func ownershipStatus(o topo.Ownership) *api.OwnershipStatus {
-	out := &api.OwnershipStatus{Generation: o.Generation, Version: o.Version}
+	out := &api.OwnershipStatus{Generation: o.Generation, Version: o.Version, Members: o.Members}
 	for _, ks := range sortedKeys(o.Keyspaces) {
 		p := o.Keyspaces[ks]
 		k := api.KeyspaceStatus{Keyspace: ks, Buckets: p.Buckets}

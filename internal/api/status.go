@@ -21,6 +21,7 @@ type Status struct {
 type OwnershipStatus struct {
 	Generation uint64           `json:"generation"`
 	Version    uint64           `json:"version"`
+	Members    []topo.Member    `json:"members,omitempty"` // who takes part; empty: a document of an earlier build, all sites do
 	Keyspaces  []KeyspaceStatus `json:"keyspaces"`
 	// Unsettled are the failovers whose lost site has not come back as an equal: until then it may own nothing more.
 	Unsettled []UnsettledStatus `json:"unsettled,omitempty"`
