@@ -34,6 +34,8 @@ type Store interface {
 	Handover(ctx context.Context, id topo.HandoverID) (json.RawMessage, store.Revision, error)
 	Handovers(ctx context.Context) ([]store.Handover, error)
 	Lease(ctx context.Context, site topo.SiteID) (store.Lease, store.Revision, error)
+	// Heard is when a watch told of the lease that was read last, at this revision.
+	Heard(site topo.SiteID, rev store.Revision) (time.Time, bool)
 	Commit(ctx context.Context, ch store.Change) (store.Revision, error)
 }
 

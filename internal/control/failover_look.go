@@ -20,6 +20,7 @@ const (
 
 // eyes are what a looker remembers between looks.
 type eyes struct {
+	opened    time.Time      // what was before does not count
 	rev       store.Revision // of the lease
 	seen      time.Time      // first
 	owners    topo.Ownership
@@ -34,6 +35,7 @@ type eyes struct {
 // keepLooking looks every twelfth of a lease, and when it is nudged, until ctx ends. One look at a time: they must
 // come in the order in which they were made.
 func (l *lookout) keepLooking(ctx context.Context) {
+	l.eyes.opened = time.Now()
 	tick := time.NewTicker(min(max(l.c.cfg.Lease/12, lookLeast), lookMost))
 	defer tick.Stop()
 	for {
@@ -58,6 +60,9 @@ func (l *lookout) lookOnce(ctx context.Context) handover.Event {
 	exists := err == nil
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return handover.Unseen{Text: fmt.Sprintf("the lease of %s cannot be read: %v", l.of, err)}
+	}
+	if heard, ok := l.c.cfg.Store.Heard(l.of, rev); ok && exists && heard.Before(at) && heard.After(l.eyes.opened) {
+		at = heard // the renewal was made before it: long before, where the store had to find a new leader meanwhile
 	}
 	if rev != l.eyes.rev {
 		l.eyes.rev, l.eyes.seen = rev, at

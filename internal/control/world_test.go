@@ -67,6 +67,8 @@ func (m *memStore) Ownership(ctx context.Context) (topo.Ownership, store.Revisio
 	return m.owners, m.ownersRev, nil
 }
 
+func (m *memStore) Heard(topo.SiteID, store.Revision) (time.Time, bool) { return time.Time{}, false }
+
 func (m *memStore) Lease(ctx context.Context, site topo.SiteID) (store.Lease, store.Revision, error) {
 	if err := m.answer(ctx); err != nil {
 		return store.Lease{}, 0, err

@@ -345,3 +345,28 @@ func benchmarkProxy(b *testing.B, bucket topo.BucketID, method, path, body strin
 		}
 	})
 }
+
+// What is left of a lease is asked for again while it lasts: one that was renewed late does not lapse here for want of
+// having been asked for.
+func TestUntilAck(t *testing.T) {
+	t.Parallel()
+	for remaining, want := range map[time.Duration]time.Duration{
+		10 * time.Second:       ackEvery,
+		2 * time.Second:        time.Second,
+		600 * time.Millisecond: 300 * time.Millisecond,
+		60 * time.Millisecond:  ackSoonest,
+		0:                      ackEvery / 4,
+		-time.Second:           ackEvery / 4,
+	} {
+		if got := untilAck(remaining); got != want {
+			t.Errorf("with %s left: %s, want %s", remaining, got, want)
+		}
+	}
+	asked := 0
+	for left := 500 * time.Millisecond; left > 0; left -= untilAck(left) {
+		asked++
+	}
+	if asked < 4 {
+		t.Errorf("asked %d times while the last half second lasts", asked)
+	}
+}

@@ -28,6 +28,7 @@ const (
 	streamRetryTo = 2 * time.Second
 	standbyRetry  = 400 * time.Millisecond
 	ackEvery      = time.Second
+	ackSoonest    = 50 * time.Millisecond
 	ackTimeout    = 2 * time.Second
 	// maxLine bounds a line of the stream and the view file: a document with every bucket of many keyspaces on its own
 	// is smaller.
@@ -181,7 +182,8 @@ func (a *agentClient) open(ctx context.Context) (io.ReadCloser, error) {
 }
 
 // acknowledge tells the site's own agent which view is in use and which writes and strong reads are under way: at each change, when a
-// moving bucket's last one is answered, and every second. The answers carry the lease.
+// moving bucket's last one is answered, and at least every second. The answers carry the lease: what is left of it is asked for
+// again at half time, else a renewal that came late (the store had to find a leader) would come too late for the copy.
 func (g *Gateway) acknowledge(ctx context.Context) error {
 	var own []*agentClient
 	for _, a := range g.agents {
@@ -193,20 +195,29 @@ func (g *Gateway) acknowledge(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	tick := time.NewTicker(ackEvery)
-	defer tick.Stop()
+	next := time.NewTimer(ackEvery)
+	defer next.Stop()
 	for n := 0; ; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-g.ack:
-		case <-tick.C:
+		case <-next.C:
 		}
 		if err := g.sendAck(ctx, own[n%len(own)]); err != nil && ctx.Err() == nil {
 			g.log.Debug("acknowledgement failed", "agent", own[n%len(own)].base, "error", err)
 			n++ // if there are two agents, the other one may be the active one now
 		}
+		next.Reset(untilAck(g.lease.remaining()))
 	}
+}
+
+// untilAck is how long the next acknowledgement may wait, by what is left of the lease.
+func untilAck(remaining time.Duration) time.Duration {
+	if remaining <= 0 {
+		return ackEvery / 4
+	}
+	return min(max(remaining/2, ackSoonest), ackEvery)
 }
 
 func (g *Gateway) sendAck(ctx context.Context, a *agentClient) error {

@@ -145,6 +145,7 @@ type simStore struct {
 	ownerRev store.Revision
 	lease    map[topo.SiteID]store.Lease
 	leaseRev map[topo.SiteID]store.Revision
+	leaseAt  map[store.Revision]time.Time // when it was written
 	record   map[topo.HandoverID]store.Handover
 	watch    []chan struct{}
 }
@@ -172,6 +173,14 @@ func (c storeClient) write(ctx context.Context, f func()) error {
 
 // What a request writes here it may still write when its caller has long gone on without an answer: after an error
 // nothing of it is looked at.
+
+// Heard is as early as it can be: a watch that tells of a lease in the moment in which it is written.
+func (c storeClient) Heard(_ topo.SiteID, rev store.Revision) (time.Time, bool) {
+	c.sim.mu.Lock()
+	defer c.sim.mu.Unlock()
+	at, ok := c.sim.store.leaseAt[rev]
+	return at, ok
+}
 
 func (c storeClient) Lease(ctx context.Context, site topo.SiteID) (store.Lease, store.Revision, error) {
 	s := &c.sim.store
@@ -204,7 +213,7 @@ func (c storeClient) RenewLease(ctx context.Context, site topo.SiteID, l store.L
 			return
 		}
 		s.rev++
-		s.lease[site], s.leaseRev[site] = l, s.rev
+		s.lease[site], s.leaseRev[site], s.leaseAt[s.rev] = l, s.rev, time.Now()
 		r = store.Renewal{Revision: s.rev, Ownership: s.owner, OwnershipRevision: s.ownerRev}
 	})
 	switch {
@@ -276,7 +285,7 @@ func (s *simStore) commit(sim *simulation, ch store.Change) (rev store.Revision,
 		sim.count(h.Body)
 	}
 	if l := ch.Lease; l != nil && sim.plant != TakeoverUnconditional {
-		s.lease[l.Site], s.leaseRev[l.Site] = l.Next, s.rev
+		s.lease[l.Site], s.leaseRev[l.Site], s.leaseAt[s.rev] = l.Next, s.rev, time.Now()
 	}
 	return s.rev, false
 }

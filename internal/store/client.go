@@ -84,6 +84,8 @@ type Client struct {
 		answered int    // index of the member that answered last
 		suspect  []bool // did not answer last time: asked after the others until the scout gets an answer
 		reign    peeked // the store of the highest generation that has answered
+		// Leases as watches told of them first, and as they were read last.
+		heard, read map[topo.SiteID]told
 	}
 }
 
@@ -120,6 +122,7 @@ func Open(_ context.Context, cfg Config) (*Client, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	c.mu.heard, c.mu.read = map[topo.SiteID]told{}, map[topo.SiteID]told{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	for _, e := range cfg.Endpoints {
 		m, err := c.openMember(e)

@@ -279,6 +279,42 @@ func TestWatchHints(t *testing.T) {
 	}
 }
 
+// When a watch told of a lease counts for that very lease only, as it was read.
+func TestHeard(t *testing.T) {
+	t.Parallel()
+	c := sharedCluster(t).client(t, "heard")
+	ctx := within(t, 20*time.Second)
+	hints := c.Watch(ctx)
+	<-hints // it stands
+	before := time.Now()
+	r, err := c.RenewLease(ctx, "a", Lease{Holder: "i", Sequence: 1, Duration: time.Second}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := c.Heard("a", r.Revision); ok {
+		t.Error("heard of a lease that was not read")
+	}
+	eventually(t, 20*time.Second, "the watch tells of the lease", func() bool {
+		if _, rev, err := c.Lease(ctx, "a"); err != nil || rev != r.Revision {
+			t.Fatalf("revision %d, %v", rev, err)
+		}
+		at, ok := c.Heard("a", r.Revision)
+		return ok && at.After(before) && at.Before(time.Now())
+	})
+	at, _ := c.Heard("a", r.Revision)
+	c.hear("a", told{int64(r.Revision), "another record of the same number", time.Now()})
+	if again, ok := c.Heard("a", r.Revision); !ok || again != at {
+		t.Errorf("what was heard first is %v %v now", again, ok)
+	}
+	c.hear("b", told{7, "as a former store had it", time.Now()})
+	c.wasRead("b", told{7, "as it is", time.Now()})
+	for site, rev := range map[topo.SiteID]Revision{"a": r.Revision - 1, "b": 7, "c": 0} {
+		if _, ok := c.Heard(site, rev); ok {
+			t.Errorf("heard of %s at revision %d", site, rev)
+		}
+	}
+}
+
 // A lease that is taken away with the change that lets its site go ends a renewal under way.
 func TestLeaseGone(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -34,6 +35,7 @@ func (c *Client) Lease(ctx context.Context, site topo.SiteID) (Lease, Revision, 
 	if err != nil {
 		return Lease{}, 0, fmt.Errorf("store: record %s: %w", kv.Key, err)
 	}
+	c.wasRead(site, told{kv.ModRevision, string(kv.Value), time.Now()})
 	return l, Revision(kv.ModRevision), nil
 }
 

@@ -2,9 +2,13 @@ package store
 
 import (
 	"context"
+	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/atollhq/atoll/topo"
 )
 
 const (
@@ -67,11 +71,16 @@ func (c *Client) watchMember(ctx context.Context, member int, hints chan<- struc
 			if resp.Created {
 				hint(hints)
 			}
+			hinted := false
 			for _, e := range resp.Events {
-				if c.keys.hints(string(e.Kv.Key)) {
-					hint(hints)
-					break
+				key := string(e.Kv.Key)
+				hinted = hinted || c.keys.hints(key)
+				if site, ok := strings.CutPrefix(key, c.keys.sites()); ok && e.Type == mvccpb.PUT {
+					c.hear(topo.SiteID(site), told{e.Kv.ModRevision, string(e.Kv.Value), heard})
 				}
+			}
+			if hinted {
+				hint(hints)
 			}
 		case <-beat.C:
 			if time.Since(heard) > watchSilence {
@@ -85,4 +94,41 @@ func (c *Client) watchMember(ctx context.Context, member int, hints chan<- struc
 			}
 		}
 	}
+}
+
+// told is a record at a revision, and when this client was told of it.
+type told struct {
+	rev   int64
+	value string
+	at    time.Time
+}
+
+func (c *Client) hear(site topo.SiteID, t told) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.heard[site].rev < t.rev {
+		c.mu.heard[site] = t
+	}
+}
+
+func (c *Client) wasRead(site topo.SiteID, t told) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.read[site] = t
+	if c.mu.heard[site].rev > t.rev { // of a store that is left over from a former generation, or the read is an old one
+		delete(c.mu.heard, site)
+	}
+}
+
+// Heard is when a watch told of the lease that [Client.Lease] read last of a site, if one did. The renewal that wrote it
+// began before: a lease may be timed from then, whenever it was read. Watches are hints all the same; that it is the lease
+// in force only a read can say.
+func (c *Client) Heard(site topo.SiteID, rev Revision) (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	heard, read := c.mu.heard[site], c.mu.read[site]
+	if read.rev != int64(rev) || heard.rev != read.rev || heard.value != read.value {
+		return time.Time{}, false
+	}
+	return heard.at, true
 }
