@@ -127,7 +127,7 @@ func (c *Client) Heard(site topo.SiteID, rev Revision) (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	heard, read := c.mu.heard[site], c.mu.read[site]
-	if read.rev != int64(rev) || heard.rev != read.rev || heard.value != read.value {
+	if heard.rev == 0 || read.rev != int64(rev) || heard.rev != read.rev || heard.value != read.value {
 		return time.Time{}, false
 	}
 	return heard.at, true
