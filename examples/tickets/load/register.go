@@ -29,7 +29,7 @@ func (op operation) isRegister() bool { return op.name == registerWrite || op.na
 func (op operation) isList() bool     { return op.name == listAppend || op.name == listRead }
 
 // register is one client of a register or a list. It stays with a gateway until that fails it, and then goes on to the next
-// one, as a name or an address that leads to several sites would lead it.
+// one, as a name or an address that leads to several sites would lead it: at once where nobody takes the connection.
 type register struct {
 	client   *client
 	customer string
@@ -66,7 +66,7 @@ func (g *generator) turns(ctx context.Context, r *register, wait time.Duration) 
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	write := true
+	write, refused := true, 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -81,6 +81,12 @@ func (g *generator) turns(ctx context.Context, r *register, wait time.Duration) 
 			r.at = (r.at + 1) % len(r.gateways)
 		}
 		write = !write || rec.Outcome == Fail // a write that surely did not happen leaves nothing to read back
+		if rec.Status == 0 && rec.Outcome == Fail && refused < len(r.gateways)-1 {
+			refused++
+			timer.Reset(0)
+			continue
+		}
+		refused = 0
 		timer.Reset(max(0, g.RegisterEvery-time.Since(began)))
 	}
 }

@@ -121,6 +121,39 @@ func TestRegisters(t *testing.T) {
 	}
 }
 
+// Where nobody takes the connection, the next address is tried at once, each once.
+func TestRegisters_GoOnAtOnceWhereRefused(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(&addresses{t: t, values: map[string]string{}, asked: map[string]int{}, busy: map[string]bool{}})
+	defer server.Close()
+	dead := httptest.NewServer(nil)
+	dead.Close()
+	for _, test := range []struct {
+		last string
+		want Outcome
+	}{{server.URL, OK}, {dead.URL, Fail}} {
+		var history bytes.Buffer
+		cfg := config(server.URL)
+		cfg.Gateways = []Gateway{{"a/g1", dead.URL}, {"a/g2", dead.URL}, {"b/g1", test.last}}
+		cfg.Registers, cfg.RegisterEvery, cfg.RegisterTimeout, cfg.History = 1, time.Hour, time.Second, &history
+		if _, err := Run(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		tried := map[string]Outcome{}
+		for _, r := range records(t, history.Bytes()) {
+			if (operation{name: r.Op}).isRegister() {
+				if _, twice := tried[r.Target]; twice {
+					t.Errorf("twice within the hour: %+v", r)
+				}
+				tried[r.Target] = r.Outcome
+			}
+		}
+		if len(tried) == 0 || test.want == OK && tried["b/g1"] != OK || test.want == Fail && len(tried) != 3 {
+			t.Errorf("tried %v", tried)
+		}
+	}
+}
+
 func TestRegisters_Outcomes(t *testing.T) {
 	t.Parallel()
 	answers := map[string]func(http.ResponseWriter, *http.Request){
