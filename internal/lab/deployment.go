@@ -246,6 +246,7 @@ func (d *Deployment) Close() (err error) {
 		if d.Network != nil {
 			d.Network.Close()
 		}
+		unmountDisks(d.Dir)
 		err = errors.Join(err, os.RemoveAll(d.Dir), d.watchdog.done())
 	})
 	return err
@@ -334,8 +335,12 @@ func (d *Deployment) startDatabases(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, site := range d.opts.Sites {
 		g.Go(func() error {
-			options := pgserver.Options{Dir: filepath.Join(d.Dir, string(site)+"-db"), Name: string(site), Port: d.at[site].database}
+			options := pgserver.Options{Dir: d.databaseDir(site), Name: string(site), Port: d.at[site].database}
 			if d.at[site].namespace != "" {
+				if err := d.mountDisk(site); err != nil {
+					return err
+				}
+				options.Settings = map[string]string{"max_wal_size": diskWAL}
 				options.Start = func(cmd *exec.Cmd) (*supervise.Process, error) { return d.ground.start(site, cmd) }
 			}
 			s, err := pgserver.Start(ctx, options)

@@ -94,7 +94,8 @@ DECLARE
 BEGIN
     IF by_agent AND lab.applies() THEN
         by_applier := true;
-        origin := coalesce(substring(current_setting('application_name') FROM '^atoll apply from (.*)$'), '?');
+        origin := CASE WHEN starts_with(current_setting('application_name'), 'atoll apply from ')
+                       THEN substr(current_setting('application_name'), 18) ELSE '?' END;
     END IF;
     IF TG_OP = 'DELETE' THEN
         ` + insert + oldKey + `, ` + oldPK + `);

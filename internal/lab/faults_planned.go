@@ -29,6 +29,8 @@ func (d *Deployment) fault(p *planned) Fault {
 		return d.PauseProcess(process)
 	case actKillDatabase:
 		return d.KillDatabase(p.Site)
+	case actFillDisk:
+		return d.FillDisk(p.Site)
 	case actStopDatabase:
 		return d.PauseDatabase(p.Site)
 	case actStopMaster:

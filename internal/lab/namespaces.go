@@ -28,9 +28,9 @@ const (
 	isolatedEnv = "ATOLL_LAB_NETNS"
 )
 
-// isolate moves this process into a network namespace of its own, by executing itself again from a thread that is there:
+// isolate moves this process into a network namespace and a mount namespace of its own, by executing itself again from a thread that is there:
 // the threads of a Go program cannot be moved together. It returns in the process that has arrived. Nothing of the
-// machine's own network is touched, and the kernel removes the namespace with its last process, however that ends.
+// machine's own network and mounts is touched, and the kernel removes the namespaces with their last process, however that ends.
 func isolate() error {
 	if isolated() {
 		return nil
@@ -48,8 +48,11 @@ func isolate() error {
 		return fmt.Errorf("lab: --netns: which program this is: %w", err)
 	}
 	runtime.LockOSThread() // for good: it ends in the execution, or with an error that ends the lab
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("lab: --netns: a network namespace for the lab (%w): a container must have the capability SYS_ADMIN", err)
+	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("lab: --netns: namespaces for the lab (%w): a container must have the capability SYS_ADMIN", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("lab: --netns: keep the lab's mounts to itself: %w", err)
 	}
 	err = syscall.Exec(self, os.Args, append(os.Environ(), isolatedEnv+"="+strconv.Itoa(os.Getpid())))
 	return fmt.Errorf("lab: --netns: execute %s again: %w", self, err)

@@ -145,16 +145,16 @@ func (o openings) after(s slot, t time.Time) *window {
 	return nil
 }
 
-// passedOn tells whether a bucket was another site's, which never opened it, between its site's last opening before a
-// moment and the same site's next one: an epoch lies between them that nobody opened. An abort leaves none out.
-func (o openings) passedOn(s slot, t time.Time, next *window) bool {
+// leftOut tells whether an epoch that nobody opened lies between the last opening of a bucket before a moment and the next
+// one: it was another site's, or that of an abort, and its owner was lost.
+func (o openings) leftOut(s slot, t time.Time, next *window) bool {
 	var last *window
 	for i := range o[s] {
 		if w := &o[s][i]; !w.open.After(t) {
 			last = w
 		}
 	}
-	return last != nil && last.site == next.site && next.epoch > last.epoch+1
+	return last != nil && next.epoch > last.epoch+1
 }
 
 // Quantiles of a set of times, in milliseconds.
@@ -200,8 +200,10 @@ func CheckReleases(holds []Hold, e Evidence) Check {
 			seen++
 			site, _, _ := strings.Cut(h.Gateway, "/")
 			switch w := opened.after(s, from); {
-			case w != nil && w.handover != h.Handover && string(w.site) == site && opened.passedOn(s, from, w):
-				// The bucket had gone to another site, which was lost before it opened: its gateways were to hold what was passed on.
+			case w != nil && w.handover != h.Handover && string(w.site) == site && opened.leftOut(s, from, w):
+				// The bucket had gone to another site, which was lost before it opened: its gateways were to hold what was passed
+				// on. Or the switch was aborted, its site was lost before it opened again, and this one took over: what a
+				// failover holds, it holds without a word in the log.
 			case w == nil:
 				c.found("gateway %s let go the writes of bucket %s at %s; no fence opened for them after %s (handover %s)",
 					h.Gateway, s, clock(h.At), clock(from), h.Handover)

@@ -76,6 +76,7 @@ const (
 	actDelay        act = "delay"
 	actReset        act = "reset"
 	actLosePackets  act = "lose-packets" // a share of them; where the paths carry packets
+	actFillDisk     act = "fill-disk"    // a database's; where it has one of its own
 	actLoseSite     act = "lose-site"
 )
 
@@ -91,8 +92,8 @@ var faultWeights = []faultWeight{
 	{actCut, 10}, {actCutOneWay, 7}, {actDelay, 7}, {actReset, 5}, {actLoseSite, 8},
 }
 
-// packetWeights are for what only a path of packets can do.
-var packetWeights = []faultWeight{{actLosePackets, 8}}
+// namespaceWeights are for what only namespaces allow: paths of packets, and a disk for each database.
+var namespaceWeights = []faultWeight{{actLosePackets, 8}, {actFillDisk, 6}}
 
 // planned is one step of a schedule.
 type planned struct {
@@ -220,7 +221,7 @@ const quietBefore = 2 * leaseTime
 func (d drawer) fault() planned {
 	weights, total := faultWeights, 0
 	if d.packets {
-		weights = slices.Concat(weights, packetWeights)
+		weights = slices.Concat(weights, namespaceWeights)
 	}
 	for _, f := range weights {
 		total += f.weight
@@ -296,7 +297,7 @@ func (p *planned) ofPath() bool {
 func (p *planned) until() time.Duration {
 	after := time.Second
 	switch p.Do {
-	case actKillStore, actKillDatabase, actStopDatabase, actStopBackend, actStopLeader, actReset:
+	case actKillStore, actKillDatabase, actFillDisk, actStopDatabase, actStopBackend, actStopLeader, actReset:
 		after = 2 * time.Second
 	case actLoseSite:
 		after = 4 * time.Second
@@ -353,7 +354,7 @@ func (p *planned) part() string {
 		return "app"
 	case actKillStore:
 		return "store"
-	case actKillDatabase, actStopDatabase, actStopMaster, actStopBackend, actStopApplier:
+	case actKillDatabase, actFillDisk, actStopDatabase, actStopMaster, actStopBackend, actStopApplier:
 		return "db"
 	}
 	return ""
@@ -439,6 +440,8 @@ func (p *planned) what() string {
 		return fmt.Sprintf("SIGKILL of %s/%s, started again after %.1f s", p.Site, p.part(), p.Lasts.Seconds())
 	case actStopAgent, actStopGateway, actStopDatabase:
 		return fmt.Sprintf("SIGSTOP of %s/%s %s", p.Site, p.part(), long)
+	case actFillDisk:
+		return fmt.Sprintf("no room left on the disk of %s/db %s", p.Site, long)
 	case actStopMaster:
 		return fmt.Sprintf("SIGSTOP of the postmaster at %s %s", p.Site, long)
 	case actStopBackend:

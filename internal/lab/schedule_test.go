@@ -73,7 +73,7 @@ func TestDraw_Promises(t *testing.T) {
 			}
 		}
 	}
-	for _, f := range slices.Concat(faultWeights, packetWeights) {
+	for _, f := range slices.Concat(faultWeights, namespaceWeights) {
 		if acts[f.do] < 20 {
 			t.Errorf("%s was drawn %d times", f.do, acts[f.do])
 		}

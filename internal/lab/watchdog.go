@@ -32,6 +32,7 @@ for p in /proc/[0-9]*; do
 done
 n=0
 while [ $n -lt 50 ]; do
+	for disk in "$1"/*-db; do umount -l "$disk" 2>/dev/null; done
 	rm -rf "$1" 2>/dev/null
 	[ -e "$1" ] || exit 0
 	n=$((n+1))

@@ -27,7 +27,7 @@ func newClient(number int, home Gateway) *client {
 	return &client{number: number, home: home, http: &http.Client{
 		Transport: &http.Transport{
 			MaxIdleConnsPerHost: 16,
-			IdleConnTimeout:     20 * time.Second,
+			IdleConnTimeout:     5 * time.Second, // less than a site is away: a host that is back resets what was open before
 			DisableCompression:  true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
