@@ -21,7 +21,8 @@ func (c *cli) switchCmd() *cobra.Command {
 		Short: "move buckets to another site, losing nothing",
 		Long: `Moves buckets of a keyspace to another site: gateways hold their writes, the old owner's fence closes, the new owner
 applies the last change of the old one, the store is told, the new owner's fence opens, gateways let go. Either it is done or it
-is aborted and the old owner goes on; it is never half done, and another agent finishes it if this one dies.`,
+is aborted and the old owner goes on; it is never half done, and another agent finishes it if this one dies. The new owner's agent
+drives it where it answers, unless --at names another site.`,
 		Example: `  atoll switch --keyspace users --buckets 0-24 --to b --dry-run
   atoll switch --keyspace users --buckets 0-24 --to b --why "maintenance of a"
   atoll switch --keyspace catalog --buckets all --to b`,

@@ -459,6 +459,8 @@ func TestCheckReleases(t *testing.T) {
 	want(t, CheckReleases([]Hold{hold(2.5, "a/g1", true), hold(3.95, "a/g1", false)}, back("h1")), "gateway a/g1 let go the writes of bucket users/7")
 	taken := new(story).open(0, "a", 1).closed(3, "a", 1).open(9, "b", 3) // aborted, and a was lost before it opened again
 	taken.e.Epochs[len(taken.e.Epochs)-1].Handover = "f1"
+	want(t, CheckReleases([]Hold{hold(2.5, "b/g1", true), hold(3.95, "b/g1", false)}, taken.e), "gateway b/g1 let go the writes of bucket users/7")
+	taken.e.Losses = []Loss{{ID: "f1", Lost: "a", Taker: "b"}}
 	want(t, CheckReleases([]Hold{hold(2.5, "b/g1", true), hold(3.95, "b/g1", false)}, taken.e), "")
 	aborted := new(story).open(0, "a", 1).closed(3, "a", 1).open(9, "a", 2) // nobody else had it in between
 	aborted.e.Epochs[len(aborted.e.Epochs)-1].Handover = "f1"

@@ -146,15 +146,17 @@ func (o openings) after(s slot, t time.Time) *window {
 }
 
 // leftOut tells whether an epoch that nobody opened lies between the last opening of a bucket before a moment and the next
-// one: it was another site's, or that of an abort, and its owner was lost.
-func (o openings) leftOut(s slot, t time.Time, next *window) bool {
+// one: it was another site's, which never opened it, or that of an abort, whose owner was lost to the next one's site.
+func (o openings) leftOut(s slot, t time.Time, next *window, losses []Loss) bool {
 	var last *window
 	for i := range o[s] {
 		if w := &o[s][i]; !w.open.After(t) {
 			last = w
 		}
 	}
-	return last != nil && next.epoch > last.epoch+1
+	return last != nil && next.epoch > last.epoch+1 && (last.site == next.site || slices.ContainsFunc(losses, func(l Loss) bool {
+		return l.ID == next.handover && l.Lost == last.site && l.Taker == next.site
+	}))
 }
 
 // Quantiles of a set of times, in milliseconds.
@@ -200,7 +202,7 @@ func CheckReleases(holds []Hold, e Evidence) Check {
 			seen++
 			site, _, _ := strings.Cut(h.Gateway, "/")
 			switch w := opened.after(s, from); {
-			case w != nil && w.handover != h.Handover && string(w.site) == site && opened.leftOut(s, from, w):
+			case w != nil && w.handover != h.Handover && string(w.site) == site && opened.leftOut(s, from, w, e.Losses):
 				// The bucket had gone to another site, which was lost before it opened: its gateways were to hold what was passed
 				// on. Or the switch was aborted, its site was lost before it opened again, and this one took over: what a
 				// failover holds, it holds without a word in the log.

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"errors"
 	"net"
 	"syscall"
 	"time"
@@ -44,7 +45,9 @@ func (g *gathering) Read(b []byte) (int, error) {
 	// Below the low-water mark nothing that arrives wakes anybody. What is short of it is here when the time is over.
 	if g.lowWater(enough) {
 		time.Sleep(gatherFor)
-		g.lowWater(1)
+		if !g.lowWater(1) {
+			return n, errors.New("the connection's low-water mark cannot be set back: a reader would wait for more than there is")
+		}
 	}
 	return n + g.here(b[n:]), nil
 }

@@ -306,6 +306,14 @@ func TestHeard(t *testing.T) {
 	if again, ok := c.Heard("a", r.Revision); !ok || again != at {
 		t.Errorf("what was heard first is %v %v now", again, ok)
 	}
+	c.wasRead("a", told{int64(r.Revision) - 1, "an earlier one", at.Add(-time.Second)}) // a read that was under way
+	if c.mu.heard["a"].rev != int64(r.Revision) {
+		t.Error("a read that had begun before undid what was heard")
+	}
+	c.wasRead("a", told{int64(r.Revision) - 1, "an earlier one", time.Now()}) // another store: this one would have told of it
+	if _, had := c.mu.heard["a"]; had {
+		t.Error("what another store's watch told still counts")
+	}
 	c.hear("b", told{7, "as a former store had it", time.Now()})
 	c.wasRead("b", told{7, "as it is", time.Now()})
 	for site, rev := range map[topo.SiteID]Revision{"a": r.Revision - 1, "b": 7, "c": 0} {

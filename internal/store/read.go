@@ -23,6 +23,7 @@ func (c *Client) Ownership(ctx context.Context) (topo.Ownership, Revision, error
 
 // Lease reads a site's lease; ErrNotFound if the site never had one.
 func (c *Client) Lease(ctx context.Context, site topo.SiteID) (Lease, Revision, error) {
+	began := time.Now()
 	kv, err := c.get(ctx, c.keys.site(site))
 	if err != nil {
 		return Lease{}, 0, err
@@ -35,7 +36,7 @@ func (c *Client) Lease(ctx context.Context, site topo.SiteID) (Lease, Revision, 
 	if err != nil {
 		return Lease{}, 0, fmt.Errorf("store: record %s: %w", kv.Key, err)
 	}
-	c.wasRead(site, told{kv.ModRevision, string(kv.Value), time.Now()})
+	c.wasRead(site, told{kv.ModRevision, string(kv.Value), began})
 	return l, Revision(kv.ModRevision), nil
 }
 

@@ -96,7 +96,7 @@ func (c *Client) watchMember(ctx context.Context, member int, hints chan<- struc
 	}
 }
 
-// told is a record at a revision, and when this client was told of it.
+// told is a record at a revision, and when a watch told of it, or the read that returned it began.
 type told struct {
 	rev   int64
 	value string
@@ -115,7 +115,7 @@ func (c *Client) wasRead(site topo.SiteID, t told) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mu.read[site] = t
-	if c.mu.heard[site].rev > t.rev { // of a store that is left over from a former generation, or the read is an old one
+	if heard := c.mu.heard[site]; heard.rev > t.rev && heard.at.Before(t.at) { // of another store, left over from a former generation
 		delete(c.mu.heard, site)
 	}
 }
