@@ -14,21 +14,23 @@ const (
 	fromCookie
 	fromPath
 	fromQuery
+	fromJWT
+	fromCertificate
 )
 
 // source is one place where a request may carry its key.
 type source struct {
 	kind    sourceKind
-	name    string // header in canonical form, cookie or parameter
+	name    string // header in canonical form, cookie, parameter, claim, or field of a certificate
 	segment int    // 1-based
 }
 
 // bucketOf tries the route's sources in order; the first that has a value decides.
-func (r *Route) bucketOf(req *Request) (b topo.BucketID, found bool, reason Reason) {
+func (r *Route) bucketOf(req *Request) (b topo.BucketID, name string, found bool, reason Reason) {
 	for i := range r.sources {
 		raw, reason := r.sources[i].read(req)
 		if reason != None {
-			return 0, false, reason
+			return 0, "", false, reason
 		}
 		if raw == "" {
 			continue
@@ -36,11 +38,14 @@ func (r *Route) bucketOf(req *Request) (b topo.BucketID, found bool, reason Reas
 		var buf [MaxKey]byte
 		key, err := appendCanonical(buf[:0], r.space.Key, raw)
 		if err != nil {
-			return 0, false, MalformedKey
+			return 0, "", false, MalformedKey
 		}
-		return bucketMD5(key, r.space.Buckets), true, None
+		if r.keeps {
+			name = string(key)
+		}
+		return bucketMD5(key, r.space.Buckets), name, true, None
 	}
-	return 0, false, None
+	return 0, "", false, None
 }
 
 // read returns the decoded value of the source, "" if the request does not have it.
@@ -59,9 +64,22 @@ func (s *source) read(req *Request) (string, Reason) {
 		return cookie(req.Header["Cookie"], s.name)
 	case fromPath:
 		return pathSegment(req, s.segment)
+	case fromJWT, fromCertificate:
+		return s.verified(req.Verified)
 	default:
 		return queryValue(req.RawQuery, s.name)
 	}
+}
+
+// verified asks whoever has verified the sender.
+func (s *source) verified(v Verified) (string, Reason) {
+	switch {
+	case v == nil:
+		return "", None
+	case s.kind == fromJWT:
+		return v.Claim(s.name)
+	}
+	return v.Certificate(topo.CertificateField(s.name))
 }
 
 // cookie finds a cookie by its exact name over all Cookie fields (HTTP/2 may split them, RFC 9113 section 8.2.3).
@@ -174,8 +192,8 @@ func pathSegment(req *Request, n int) (string, Reason) {
 	return s, None
 }
 
-// badPath finds dot segments, encoded or not: what takes them away before it routes would route elsewhere. A path
-// that is not absolute is bad too.
+// badPath finds dot segments, encoded or not: what takes them away before it routes would route elsewhere. So would what
+// takes away parameters first ("..;x"). A path that is not absolute is bad too.
 func badPath(req *Request) bool {
 	path, encoded := pathOf(req)
 	if path == "" || path[0] != '/' {
@@ -184,6 +202,7 @@ func badPath(req *Request) bool {
 	for path != "" {
 		var segment string
 		segment, path, _ = nextSegment(path)
+		segment, _, _ = strings.Cut(segment, ";")
 		if len(segment) <= 6 && (segmentIs(segment, ".", encoded) || segmentIs(segment, "..", encoded)) {
 			return true
 		}

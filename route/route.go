@@ -6,7 +6,8 @@
 //
 // It guarantees the same bucket for a key as the database's fence computes (test vectors in testdata), and no
 // allocation on the way from a target to a decision. It refuses what would let two readers see two keys: a key
-// header, cookie or parameter that occurs twice, a malformed key, a path with dot segments.
+// header, cookie or parameter that occurs twice, a malformed key, a path with dot segments. What a token or a certificate says
+// comes verified, from whoever calls; what is wrong with it is refused, and never makes a request one without a key.
 //
 // Everything here is pure: no clock, no network, no disk.
 package route
@@ -47,6 +48,10 @@ const (
 	DuplicateKey Reason = "duplicate-key"
 	// MalformedKey: the key has no canonical form, or its encoding is broken.
 	MalformedKey Reason = "malformed-key"
+	// BadToken: the key is a claim of a token, and the token is not valid.
+	BadToken Reason = "bad-token"
+	// ExpiredToken: the key is a claim of a token, and the token's time is over or has not come.
+	ExpiredToken Reason = "expired-token"
 	// UnknownKeyspace: the view does not know the route's keyspace, or with other buckets than the route's.
 	UnknownKeyspace Reason = "unknown-keyspace"
 	// MovingBucket: a handover moves the bucket.
@@ -62,6 +67,8 @@ func (r Reason) Status() int {
 		return 404
 	case BadPath, NoKey, DuplicateKey, MalformedKey:
 		return 400
+	case BadToken, ExpiredToken:
+		return 401
 	}
 	return 503
 }
@@ -74,6 +81,14 @@ type Request struct {
 	RawPath  string // as sent, only where that is not the default encoding of Path
 	RawQuery string
 	Header   map[string][]string // canonical names
+	Verified Verified            // nil: nothing was verified of who sends it
+}
+
+// Verified tells what was verified of who sends a request. It is asked only for a route that takes its key from there, and
+// only where no earlier source has it. "" is a request without a token or certificate, or one that does not say it.
+type Verified interface {
+	Claim(name string) (string, Reason)
+	Certificate(field topo.CertificateField) (string, Reason)
 }
 
 // Target is where a request wants to go, whatever the view says.
@@ -81,8 +96,12 @@ type Target struct {
 	Route  *Route
 	Keyed  bool // it goes to the owner of Bucket; otherwise it is served where it arrived
 	Bucket topo.BucketID
-	Write  bool // held while the bucket moves; true for a read too where the route holds reads
-	Safe   bool // GET, HEAD, OPTIONS or TRACE
+	Key    string // in its one form; only where the route counts or divides requests by key
+	Write  bool   // held while the bucket moves; true for a read too where the route holds reads
+	Safe   bool   // GET, HEAD, OPTIONS or TRACE
+	// Nearest: a read that this site may answer from its copy, whoever owns the bucket. Whoever wants it to go to the owner
+	// clears this.
+	Nearest bool
 }
 
 // Decision is what a gateway does with a target under a view.

@@ -62,6 +62,17 @@ func (s *Site) Pending(ks topo.KeyspaceID, b topo.BucketID, opened uint64) bool 
 	return int(b) < len(since) && since[b] > opened
 }
 
+// undecided tells whether a site's copy of a bucket may still hold what it committed beyond a cut, and nobody has decided
+// yet. It goes with the cut, which stays until the decisions are on the site's disk.
+func undecided(slot topo.Slot, here topo.SiteID) bool {
+	for c := slot.Cut; c != nil; c = c.Earlier {
+		if c.From == here {
+			return true
+		}
+	}
+	return false
+}
+
 // Decide says what this site's gateway does with a target. It does not allocate.
 func (s *Site) Decide(t Target, opened uint64) Decision {
 	if !t.Keyed {
@@ -75,6 +86,8 @@ func (s *Site) Decide(t Target, opened uint64) Decision {
 	switch {
 	case slot.Moving && t.Write:
 		return Decision{Verdict: Hold, Reason: MovingBucket, Slot: slot}
+	case slot.Owner != s.Here && t.Nearest && !undecided(slot, s.Here):
+		return Decision{Verdict: Local, Site: s.Here, Slot: slot}
 	case slot.Owner != s.Here:
 		return Decision{Verdict: Forward, Site: slot.Owner, Slot: slot}
 	case !t.Safe && s.Pending(ks, t.Bucket, opened):

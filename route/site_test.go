@@ -156,3 +156,39 @@ func BenchmarkMatchAndDecide(b *testing.B) {
 		})
 	}
 }
+
+// A site that was lost and is back answers no read from its copy before its tail is decided: the copy may show what does not
+// stand.
+func TestDecideNothingFromAnUndecidedCopy(t *testing.T) {
+	t.Parallel()
+	table := mustCompile(t, testRoutes)
+	target, reason := table.Match(&Request{Method: "GET", Path: "/near", Header: hdr("X-User", "user-1")})
+	if reason != None || !target.Nearest {
+		t.Fatalf("%+v, %s", target, reason)
+	}
+	first := ownership(nil)
+	taken, _, err := first.TakeOver("a", "b", "f", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, _, err := taken.TakeOver("b", "c", "g", 200) // the taker is lost, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		o    topo.Ownership
+		here topo.SiteID
+		want Verdict
+	}{
+		{"a third site", taken, "c", Local},
+		{"the lost one", taken, "a", Forward},
+		{"the lost one behind another loss", again, "a", Forward},
+		{"the other lost one", again, "b", Forward},
+		{"before any loss", first, "c", Local},
+	} {
+		if d := First(c.here, view(t, c.o), false).Decide(target, 0); d.Verdict != c.want {
+			t.Errorf("%s: %s, want %s", c.name, d.Verdict, c.want)
+		}
+	}
+}

@@ -16,6 +16,7 @@ type Route struct {
 	topo.Route
 	space   topo.Keyspace
 	sources []source
+	keeps   bool // targets carry their key
 }
 
 // entry is one way into a route: its path with one of its hosts. Entries are tried in order; the first that takes
@@ -66,11 +67,29 @@ func Compile(routes []topo.Route, spaces map[topo.KeyspaceID]topo.Keyspace) (*Ta
 	return t, nil
 }
 
+// Entry is one way into a route, as another proxy may want it.
+type Entry struct {
+	Route   topo.Route
+	Path    []string // decoded segments that the path begins with
+	Host    string   // "": any; ".example.com": any host below it
+	Methods []string // empty: any
+}
+
+// Order lists the ways into routes in the order in which they are tried; the first that takes a request wins.
+func (t *Table) Order() []Entry {
+	out := make([]Entry, len(t.entries))
+	for i, e := range t.entries {
+		out[i] = Entry{e.route.Route, e.segments, e.host, e.methods}
+	}
+	return out
+}
+
 // Routes lists the compiled routes in the order in which they were declared.
 func (t *Table) Routes() []*Route { return t.routes }
 
 func compileRoute(declared topo.Route, spaces map[topo.KeyspaceID]topo.Keyspace) (*Route, []entry, error) {
 	r := &Route{Route: declared}
+	r.keeps = r.Move != nil || r.Shadow != nil || r.Rate != nil && r.Rate.Per == topo.PerKey
 	segments, err := splitPrefix(declared.Path)
 	if err != nil {
 		return nil, nil, err
@@ -171,7 +190,7 @@ func (r *Route) compileKey(spaces map[topo.KeyspaceID]topo.Keyspace) error {
 		return fmt.Errorf("without_key %q; want refuse, home or nearest", r.WithoutKey)
 	}
 	if space.Buckets > 1 && len(r.sources) == 0 && r.WithoutKey != topo.HomeKeyless {
-		return fmt.Errorf("no key; name a header, cookie, path segment or query parameter that carries the key of keyspace %s", r.Keyspace)
+		return fmt.Errorf("no key; name a header, cookie, path segment, query parameter, token's claim or certificate's field that carries the key of keyspace %s", r.Keyspace)
 	}
 	return nil
 }
@@ -201,10 +220,21 @@ func compileSource(k topo.KeySource) (source, error) {
 		set++
 		s = source{kind: fromQuery, name: k.Query}
 	}
-	if set != 1 {
-		return s, errors.New("a key source names exactly one of header, cookie, path and query")
+	if k.JWT != "" {
+		set++
+		s = source{kind: fromJWT, name: k.JWT}
 	}
-	if strings.ContainsAny(s.name, " \t\r\n;,=&") {
+	if k.Certificate != "" {
+		set++
+		s = source{kind: fromCertificate, name: string(k.Certificate)}
+		if !slices.Contains([]topo.CertificateField{topo.CommonName, topo.DNSName, topo.URIName}, k.Certificate) {
+			return s, fmt.Errorf("certificate field %q; want cn, dns or uri", k.Certificate)
+		}
+	}
+	if set != 1 {
+		return s, errors.New("a key source names exactly one of header, cookie, path, query, jwt and certificate")
+	}
+	if s.kind != fromJWT && strings.ContainsAny(s.name, " \t\r\n;,=&") {
 		return s, fmt.Errorf("key source %q is not a name", s.name)
 	}
 	return s, nil
@@ -266,20 +296,23 @@ func (t *Table) Match(req *Request) (Target, Reason) {
 
 func (r *Route) target(req *Request) (Target, Reason) {
 	safe := SafeMethod(req.Method)
-	t := Target{Route: r, Safe: safe, Write: !safe || r.HoldReads}
+	t := Target{Route: r, Safe: safe, Write: !safe || r.HoldReads, Nearest: safe && r.Reads == topo.NearestReads && !r.HoldReads}
 	switch {
 	case r.Keyspace == "":
 		return t, None
 	case r.space.Buckets == 1:
 		t.Keyed = true // whatever the key: everything has one home
+		if r.keeps {
+			_, t.Key, _, _ = r.bucketOf(req) // one that is malformed is none
+		}
 		return t, None
 	}
-	b, found, reason := r.bucketOf(req)
+	b, key, found, reason := r.bucketOf(req)
 	switch {
 	case reason != None:
 		return Target{Route: r}, reason
 	case found:
-		t.Keyed, t.Bucket = true, b
+		t.Keyed, t.Bucket, t.Key = true, b, key
 	case r.WithoutKey == topo.HomeKeyless:
 		t.Keyed = true
 	case r.WithoutKey == topo.RefuseKeyless:

@@ -20,6 +20,7 @@ var testRoutes = []topo.Route{
 	{Name: "users-post", Path: "/users", Methods: []string{"POST"}, Upstream: "app", Keyspace: "users", Key: header("x-user"), WithoutKey: topo.HomeKeyless},
 	{Name: "me", Path: "/users/me", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Query: "user"}}, WithoutKey: topo.NearestKeyless, HoldReads: true},
 	{Name: "seats", Path: "/seats/", Upstream: "app", Keyspace: "catalog", Key: nil},
+	{Name: "near", Path: "/near", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Header: "X-User"}, {Query: "user"}}, WithoutKey: topo.HomeKeyless, Reads: topo.NearestReads},
 	{Name: "shop", Path: "/", Hosts: []string{"shop.example.com", "*.shop.example.com"}, Upstream: "shop"},
 	{Name: "wild", Path: "/", Hosts: []string{"*.example.com"}, Upstream: "shop"},
 	{Name: "rest", Path: "/", Upstream: "app"},
@@ -159,5 +160,84 @@ func TestCompileErrors(t *testing.T) {
 	blob := map[topo.KeyspaceID]topo.Keyspace{"users": {Buckets: 1024, Hash: "md5", Key: "blob"}}
 	if _, err := Compile([]topo.Route{base}, blob); err == nil || !strings.Contains(err.Error(), "key form") {
 		t.Errorf("form: %v", err)
+	}
+}
+
+// sender has been verified by somebody.
+type sender map[string]string
+
+func (s sender) Claim(name string) (string, Reason) {
+	if s["reason"] != "" {
+		return "", Reason(s["reason"])
+	}
+	return s["jwt "+name], None
+}
+
+func (s sender) Certificate(field topo.CertificateField) (string, Reason) {
+	return s["certificate "+string(field)], None
+}
+
+func TestKeysOfVerifiedSenders(t *testing.T) {
+	t.Parallel()
+	source := func(name string, keys ...topo.KeySource) topo.Route {
+		return topo.Route{Name: name, Path: "/" + name, Upstream: "app", Keyspace: "users", Key: keys, WithoutKey: topo.NearestKeyless}
+	}
+	table := mustCompile(t, []topo.Route{
+		source("token", topo.KeySource{Header: "X-User"}, topo.KeySource{JWT: "https://shop.example/user id"}),
+		source("cert", topo.KeySource{Certificate: topo.URIName}),
+	})
+	for name, c := range map[string]struct {
+		path   string
+		header map[string][]string
+		from   Verified
+		keyed  bool
+		reason Reason
+	}{
+		"claim":                         {"/token", nil, sender{"jwt https://shop.example/user id": "user-1"}, true, None},
+		"no such claim":                 {"/token", nil, sender{}, false, None},
+		"nobody verified":               {"/token", nil, nil, false, None},
+		"expired":                       {"/token", nil, sender{"reason": "expired-token"}, false, ExpiredToken},
+		"bad, and the header has a key": {"/token", hdr("X-User", "user-1"), sender{"reason": "bad-token"}, true, None},
+		"certificate":                   {"/cert", nil, sender{"certificate uri": "user-1"}, true, None},
+		"another field":                 {"/cert", nil, sender{"certificate cn": "user-1"}, false, None},
+	} {
+		target, reason := table.Match(&Request{Method: "GET", Path: c.path, Header: c.header, Verified: c.from})
+		if reason != c.reason || target.Keyed != c.keyed || c.keyed && target.Bucket != 83 {
+			t.Errorf("%s: %+v %q", name, target, reason)
+		}
+	}
+	for _, bad := range []topo.KeySource{{Certificate: "email"}, {JWT: "sub", Header: "X"}} {
+		if _, err := Compile([]topo.Route{source("bad", bad)}, testSpaces); err == nil {
+			t.Errorf("%+v: taken", bad)
+		}
+	}
+}
+
+// A target carries its key only where something is divided or counted by it; in a keyspace of one bucket, too.
+func TestTargetsCarryTheirKey(t *testing.T) {
+	t.Parallel()
+	spaces := map[topo.KeyspaceID]topo.Keyspace{"users": {Buckets: 16, Hash: topo.HashMD5, Key: topo.IntegerKey}, "home": {Buckets: 1, Hash: topo.HashMD5, Key: topo.TextKey}}
+	for name, c := range map[string]struct {
+		route topo.Route
+		want  string
+	}{
+		"nothing":          {topo.Route{Keyspace: "users"}, ""},
+		"rate per client":  {topo.Route{Keyspace: "users", Rate: &topo.Rate{Per: topo.PerClient}}, ""},
+		"rate per key":     {topo.Route{Keyspace: "users", Rate: &topo.Rate{Per: topo.PerKey}}, "7"},
+		"move":             {topo.Route{Keyspace: "users", Move: &topo.Move{}}, "7"},
+		"shadow":           {topo.Route{Keyspace: "users", Shadow: &topo.Shadow{}}, "7"},
+		"move of one home": {topo.Route{Keyspace: "home", Move: &topo.Move{}}, "007"},
+		"one home":         {topo.Route{Keyspace: "home"}, ""},
+	} {
+		r := c.route
+		r.Name, r.Path, r.Upstream, r.Key, r.WithoutKey = "r", "/", "app", []topo.KeySource{{Header: "X-User"}}, topo.HomeKeyless
+		table, err := Compile([]topo.Route{r}, spaces)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, reason := table.Match(&Request{Method: "GET", Path: "/", Header: map[string][]string{"X-User": {"007"}}})
+		if reason != None || !got.Keyed || got.Key != c.want {
+			t.Errorf("%s: %+v, %s", name, got, reason)
+		}
 	}
 }

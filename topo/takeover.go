@@ -125,6 +125,16 @@ type CutRange struct {
 	Cut      Cut
 }
 
+// Busy tells whether a bucket is moving, or a failover has left a cut.
+func (o Ownership) Busy() bool {
+	for _, p := range o.Keyspaces {
+		if slices.ContainsFunc(p.Ranges, func(r Range) bool { return r.State == Moving || r.Cut != nil }) {
+			return true
+		}
+	}
+	return false
+}
+
 // Cuts lists every cut of every range that has one, in order; of a range the newest first.
 func (o Ownership) Cuts() []CutRange {
 	var out []CutRange

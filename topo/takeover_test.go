@@ -50,6 +50,9 @@ func TestTakeOver(t *testing.T) {
 	if r, _ := back.At("users", 6); r.Epoch != 2 || r.Cut != nil {
 		t.Errorf("the taker's own bucket was touched: %+v", r)
 	}
+	if !moving.Busy() || !back.Busy() || o.Busy() {
+		t.Errorf("busy: %v before, %v while a bucket moves, %v with a cut", o.Busy(), moving.Busy(), back.Busy())
+	}
 	if got := back.Unsettled("a"); got != "f-1" {
 		t.Errorf("unsettled %q", got)
 	}

@@ -7,6 +7,7 @@ type Slot struct {
 	Moving   bool
 	Target   SiteID     // where a moving bucket goes
 	Handover HandoverID // which handover moves it
+	Cut      *Cut       // where a lost owner's epoch ended; nil: none that is still to be minded
 }
 
 // View is a gateway's or SDK's validated, compiled copy of the ownership document: a look-up per bucket without
@@ -26,7 +27,7 @@ func NewView(o Ownership) (*View, error) {
 		slots := make([]Slot, p.Buckets)
 		for _, r := range p.Ranges {
 			for b := int(r.First); b <= int(r.Last); b++ {
-				slots[b] = Slot{Owner: r.Owner, Epoch: r.Epoch, Moving: r.State == Moving, Target: r.Target, Handover: r.Handover}
+				slots[b] = Slot{Owner: r.Owner, Epoch: r.Epoch, Moving: r.State == Moving, Target: r.Target, Handover: r.Handover, Cut: r.Cut}
 			}
 		}
 		v.slots[ks] = slots

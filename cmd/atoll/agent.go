@@ -37,7 +37,8 @@ is stopped in good order, else when it has been silent for a whole lease.`,
 			if err != nil {
 				return err
 			}
-			return agent.Run(cmd.Context(), agent.Config{Spec: s, Site: topo.SiteID(site), Standby: standby, DSN: dsn, Identity: id, Log: log})
+			return agent.Run(cmd.Context(), agent.Config{Spec: s, Site: topo.SiteID(site), Standby: standby, DSN: dsn, Identity: id,
+				Publish: c.publisher(s, log), Log: log})
 		},
 	}
 	siteFlag(cmd, &site)

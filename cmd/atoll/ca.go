@@ -15,11 +15,14 @@ func (c *cli) ca() *cobra.Command {
 		Use:   "ca",
 		Short: "issue the certificates of a small deployment",
 		Long: `Everything between sites, and between processes of different hosts, is mutual TLS. A deployment that has no
-authority of its own can use this one: init makes it, issue makes a certificate for a site or an operator.
-Keep ca.key off the sites; a site needs ca.crt and its own site-NAME.crt and .key, an operator ca.crt and operator-NAME.*.`,
+authority of its own can use this one: init makes it, issue makes a certificate for a site or an operator,
+or for a service whose instances register themselves (NAME is the upstream's; docs/services.md).
+Keep ca.key off the sites; a site needs ca.crt and its own site-NAME.crt and .key, an operator ca.crt and operator-NAME.*, a
+service's instances ca.crt and service-NAME.*.`,
 		Example: `  atoll ca init                     # in the pki folder that atoll.yaml names
   atoll ca issue site a             # pki/site-a.crt, pki/site-a.key
-  atoll ca issue operator kim`,
+  atoll ca issue operator kim
+  atoll ca issue service basket`,
 	}
 	cmd.PersistentFlags().StringVar(&dir, "dir", "", "folder of the certificates (default: pki of the spec)")
 
@@ -40,7 +43,7 @@ Keep ca.key off the sites; a site needs ca.crt and its own site-NAME.crt and .ke
 	initCmd.Flags().StringVar(&deployment, "deployment", "", "name of the deployment (default: that of the spec)")
 
 	var hosts []string
-	issue := &cobra.Command{Use: "issue site|operator NAME", Short: "issue a certificate", Args: cobra.ExactArgs(2),
+	issue := &cobra.Command{Use: "issue site|operator|service NAME", Short: "issue a certificate", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dir == "" {
 				s, err := c.load()

@@ -1,18 +1,25 @@
 package main
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/atollhq/atoll/internal/acme"
 	"github.com/atollhq/atoll/internal/agent"
+	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/balance"
+	"github.com/atollhq/atoll/internal/bearer"
+	"github.com/atollhq/atoll/internal/discover"
 	"github.com/atollhq/atoll/internal/gateway"
+	"github.com/atollhq/atoll/internal/limit"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/spec"
 	"github.com/atollhq/atoll/topo"
@@ -20,12 +27,13 @@ import (
 
 func (c *cli) gateway() *cobra.Command {
 	var site, name string
+	var takeover bool
 	cmd := &cobra.Command{
 		Use:   "gateway",
 		Short: "run a gateway of a site",
 		Long: `Takes requests of users and of this site's applications, and brings each to the site that owns its key. It needs
 no disk and no store; it follows the agent's view and goes on with the last one if every agent is away.`,
-		Example: "  atoll gateway --site a --name g1",
+		Example: "  atoll gateway --site a --name g1\n  atoll gateway --site a --name g1 --takeover   # restart without a refused connection",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, here, err := c.loadFullSite(site)
@@ -48,6 +56,18 @@ no disk and no store; it follows the agent's view and goes on with the last one 
 			if err != nil {
 				return err
 			}
+			conf.Takeover = takeover
+			lines, closeLines, err := openAccessLog(g.AccessLog)
+			if err != nil {
+				return err
+			}
+			defer closeLines()
+			tracer, endTraces, err := openTracer(cmd.Context(), s.Telemetry, site+"/"+name)
+			if err != nil {
+				return err
+			}
+			defer endTraces()
+			conf.AccessLog, conf.Tracer = lines, tracer
 			gw, err := gateway.New(conf)
 			if err != nil {
 				return err
@@ -57,6 +77,7 @@ no disk and no store; it follows the agent's view and goes on with the last one 
 	}
 	siteFlag(cmd, &site)
 	cmd.Flags().StringVar(&name, "name", "g1", "which of the site's gateways this is")
+	cmd.Flags().BoolVar(&takeover, "takeover", false, "if this gateway runs already, take its connections over: it stops when this one serves")
 	return cmd
 }
 
@@ -65,24 +86,27 @@ func gatewayConfig(s *spec.Spec, site topo.SiteID, name string, id *pki.Identity
 	g := here.Gateways[name]
 	conf := gateway.Config{
 		Site: site, Name: name,
-		Listen:    gateway.Listen{Users: g.Listen, Plaintext: g.Plaintext, Peer: g.Peer, Admin: g.Admin},
+		Listen: gateway.Listen{Users: g.Listen, Plaintext: g.Plaintext, Peer: g.Peer, Admin: g.Admin,
+			Balancers: spec.Networks(g.ProxyProtocol), Trusted: spec.Networks(g.TrustedProxies), MaxConns: g.MaxConnections, MaxPerClient: g.MaxPerClient},
 		PeerTLS:   id.ServerTLS(onlySites),
 		ClientTLS: id.ClientTLS,
-		Routes:    s.RouteTable(), Keyspaces: s.KeyspaceTable(), Upstreams: here.Upstreams,
+		Routes:    s.RouteTableAt(site), Keyspaces: s.KeyspaceTable(), Upstreams: upstreams(here, log), Zone: g.Zone,
 		Peers: map[topo.SiteID][]string{},
 		Hold: gateway.Hold{MaxTime: s.Policies.Hold.MaxTime, MaxPerBucket: s.Policies.Hold.MaxPerBucket,
 			MaxRequests: s.Policies.Hold.MaxRequests},
 		StateDir: s.State, Log: log,
 	}
+	registered(&conf, here.Registering(), api.NewSiteClient(agent.APIAddrs(s, site, site), id.ClientTLS(site), nil))
 	if err := os.MkdirAll(s.State, 0o700); err != nil {
 		return conf, fmt.Errorf("state folder: %w", err)
 	}
+	if err := tokens(&conf, s.Policies.JWT, log); err != nil {
+		return conf, err
+	}
 	if g.TLS != nil {
-		cert, err := tls.LoadX509KeyPair(g.TLS.Cert, g.TLS.Key)
-		if err != nil {
+		if err := usersTLS(&conf, g, log); err != nil {
 			return conf, fmt.Errorf("tls of gateway %s: %w", name, err)
 		}
-		conf.Listen.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
 	}
 	for _, other := range s.FullSites() {
 		if other == site {
@@ -104,6 +128,73 @@ func gatewayConfig(s *spec.Spec, site topo.SiteID, name string, id *pki.Identity
 		}
 	}
 	return conf, nil
+}
+
+// upstreams are a site's applications in the form that a gateway takes.
+func upstreams(site *spec.Site, log *slog.Logger) map[string]gateway.Upstream {
+	out := make(map[string]gateway.Upstream, len(site.Upstreams))
+	for name, u := range site.Upstreams {
+		g := gateway.Upstream{URL: u.URL, Timeout: u.Timeout, Ejection: balance.Ejection(u.Eject)}
+		if h := u.Health; h != nil {
+			g.Health = gateway.HealthCheck{Path: h.Path, Interval: h.Interval, Timeout: h.Timeout, Rules: balance.Health{Up: h.Healthy, Down: h.Unhealthy}}
+		}
+		if l := u.Limits; l != nil {
+			g.Limits = &gateway.Limits{Requests: l.Requests, Connections: l.Connections, Pending: l.Pending, Wait: l.Wait}
+			if !l.Fixed {
+				g.Limits.Adaptive = &limit.Adaptive{Min: l.Min, Max: l.Max}
+			}
+		}
+		for _, in := range u.Instances() {
+			g.Instances = append(g.Instances, balance.Instance(in))
+		}
+		if u.Discover != nil {
+			for _, n := range u.Discover.DNS {
+				g.Sources = append(g.Sources, discover.DNS{Name: n.Name, SRV: n.SRV, Port: n.Port, Zone: n.Zone, Weight: n.Weight, Servers: n.Servers, Log: log.With("upstream", name)}.Find)
+			}
+		}
+		out[name] = g
+	}
+	return out
+}
+
+// registered adds the instances that have registered themselves at one of the site's agents.
+func registered(conf *gateway.Config, services map[string]time.Duration, agents *api.Client) {
+	for name := range services {
+		u := conf.Upstreams[name]
+		u.Sources = append(u.Sources, discover.Registered{Service: name, Ask: agents.Instances, Log: conf.Log.With("upstream", name),
+			KeepIn: filepath.Join(conf.StateDir, fmt.Sprintf("instances-%s-%s-%s.json", conf.Site, conf.Name, name))}.Find)
+		conf.Upstreams[name] = u
+	}
+}
+
+// usersTLS says what the users' listener shows: files, or what an ACME authority issues.
+func usersTLS(conf *gateway.Config, g *spec.Gateway, log *slog.Logger) (err error) {
+	t := g.TLS
+	if t.ACME == nil {
+		conf.Listen.TLS, err = gateway.FileTLS(gateway.TLSFiles{Cert: t.Cert, Key: t.Key, ClientCA: t.ClientCA}, log)
+		return err
+	}
+	certs, err := acme.Open(acme.Config{Email: t.ACME.Email, Domains: t.ACME.Domains, CA: t.ACME.CA, CARoot: t.ACME.CARoot,
+		Dir: filepath.Join(conf.StateDir, "acme"), Listen: g.Listen, Log: log})
+	if err != nil {
+		return err
+	}
+	conf.Alongside = certs.Run
+	conf.Listen.TLS, err = gateway.ClientTLSFrom(certs.TLS(), t.ClientCA, log)
+	return err
+}
+
+// tokens opens what verifies users' tokens, if any are to be.
+func tokens(conf *gateway.Config, p spec.JWTPolicy, log *slog.Logger) (err error) {
+	if p.KeysFile == "" && p.KeysURL == "" {
+		return nil
+	}
+	conf.TokenCookie = p.Cookie
+	conf.Tokens, err = bearer.Open(bearer.Config{
+		Issuer: p.Issuer, Audience: p.Audience, Algorithms: p.Algorithms, KeysFile: p.KeysFile, KeysURL: p.KeysURL, KeysCA: p.KeysCA,
+		KeepIn: filepath.Join(conf.StateDir, "jwks.json"), Refresh: p.Refresh, Leeway: p.Leeway, Log: log,
+	})
+	return err
 }
 
 // onlySites lets gateways and agents of the deployment's sites in, and nobody else.

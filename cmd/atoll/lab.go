@@ -42,7 +42,7 @@ and is gone when the lab ends. With --netns every site has a network namespace i
 	}
 	flags.IntVar(&o.Gateways, "gateways", 2, "gateways per site")
 	flags.StringVar(&o.Pooler, "pooler", "", "connection pooler between shop and database: pgbouncer, in transaction mode; empty for none")
-	cmd.AddCommand(c.labDemo(&o), c.labRandom(&o), c.labPgbench(&o), c.labBenchFence(), c.labBenchSwitch(&o), c.labUp(&o), labTell())
+	cmd.AddCommand(c.labDemo(&o), c.labRandom(&o), c.labPgbench(&o), c.labBenchFence(), c.labBenchSwitch(&o), c.labBenchOverload(&o), c.labBenchHold(&o), c.labUp(&o), labTell())
 	return cmd
 }
 
@@ -100,7 +100,7 @@ that episode again. Real processes are not deterministic: --runs plays the same 
 	flags.Float64Var(&run.Minutes, "minutes", 0, "begin episodes for so long; 0: --episodes of each seed")
 	flags.IntVar(&run.Episodes, "episodes", 1, "episodes of each seed, without --minutes")
 	flags.IntVar(&run.Runs, "runs", 1, "play all of it so often, each time on a new deployment")
-	flags.StringSliceVar(&run.Workload, "workload", nil, "tickets (the shop's load), register (registers and lists with strong reads); default both")
+	flags.StringSliceVar(&run.Workload, "workload", nil, "tickets (the shop's load), register (registers and lists with strong reads, and sessions that read at any site); default both")
 	flags.Float64Var(&run.Rate, "rate", 0, "requests a second of the shop's load; 0: 60 at two sites, 40 at three")
 	flags.StringVar(&run.Out, "out", "out", "folder of the report, lab-random.json, and of the evidence")
 	netnsFlag(cmd, o)
@@ -157,6 +157,42 @@ asserted.`,
 	cmd.Flags().IntVar(&bench.Rounds, "rounds", 11, "turns with the fence and without, per case")
 	cmd.Flags().DurationVar(&bench.Turn, "turn", 600*time.Millisecond, "length of a turn")
 	cmd.Flags().IntSliceVar(&bench.Clients, "clients", []int{1, 8}, "numbers of clients")
+	return cmd
+}
+
+func (c *cli) labBenchOverload(o *lab.Options) *cobra.Command {
+	bench := lab.OverloadBenchOptions{}
+	cmd := &cobra.Command{
+		Use:   "bench-overload",
+		Short: "what a gateway does where more comes than a service can do, and where a neighbour is slow; exit 0 if the bounds are kept",
+		Long: `Starts a gateway in a process of its own before services of known capacity. One of them gets a multiple of what it can do, from clients
+that do not wait for each other; then one of three instances gets slow, and one of three services. No database takes part.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			bench.Atoll, bench.JSON, bench.Stdout, bench.Stderr = o.Atoll, c.json, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return lab.BenchOverload(cmd.Context(), bench)
+		},
+	}
+	cmd.Flags().StringVar(&bench.Out, "out", "out", "folder of the report, bench-overload.json")
+	cmd.Flags().DurationVar(&bench.Length, "length", time.Minute, "of the overload")
+	cmd.Flags().Float64Var(&bench.Times, "times", 5, "what the service can do, is sent")
+	return cmd
+}
+
+func (c *cli) labBenchHold(o *lab.Options) *cobra.Command {
+	bench := lab.HoldBenchOptions{}
+	cmd := &cobra.Command{
+		Use:   "bench-hold",
+		Short: "what it costs to hold requests while their data move: memory, and how they are let go; exit 0 if the bounds are kept",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			bench.Atoll, bench.JSON, bench.Stdout, bench.Stderr = o.Atoll, c.json, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return lab.BenchHold(cmd.Context(), bench)
+		},
+	}
+	cmd.Flags().StringVar(&bench.Out, "out", "out", "folder of the report, bench-hold.json")
+	cmd.Flags().IntVar(&bench.Requests, "requests", 10_000, "that are held, each on a connection of its own")
+	cmd.Flags().IntVar(&bench.Keys, "keys", 1000, "of which they are")
 	return cmd
 }
 

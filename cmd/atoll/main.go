@@ -84,8 +84,8 @@ between sites without an error, and no two sites ever accept a write for the sam
 	root.AddGroup(&cobra.Group{ID: "plan", Title: "Plan:"}, &cobra.Group{ID: "operate", Title: "Operate:"}, &cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "try", Title: "Try:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"plan":    {c.assess()},
-		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts(), c.rebuild(), c.site()},
-		"run":     {c.up(), c.store(), c.agent(), c.gateway()},
+		"operate": {c.validate(), c.ca(), c.apply(), c.remove(), c.status(), c.switchCmd(), c.failover(), c.explain(), c.conflicts(), c.rebuild(), c.site(), c.services(), c.export()},
+		"run":     {c.up(), c.store(), c.agent(), c.gateway(), c.dns(), c.register()},
 		"try":     {c.lab()},
 	} {
 		for _, cmd := range cmds {

@@ -46,7 +46,7 @@ func TestHelp_TeachesWithAnExample(t *testing.T) {
 	}
 	root := newRoot()
 	walk(root)
-	for _, name := range []string{"validate", "apply", "up", "agent", "gateway", "store", "status", "switch", "lab", "ca", "remove"} {
+	for _, name := range []string{"validate", "apply", "up", "agent", "gateway", "store", "status", "switch", "lab", "ca", "remove", "dns"} {
 		if c, _, err := root.Find([]string{name}); err != nil || c.Name() != name {
 			t.Errorf("no command %s: %v", name, err)
 		}

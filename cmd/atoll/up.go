@@ -5,11 +5,14 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/atollhq/atoll/internal/supervise"
+	"github.com/atollhq/atoll/topo"
 )
 
 // bindable tells whether an address is this machine's, by binding any port of it.
@@ -25,14 +28,37 @@ func bindable(ctx context.Context, addr string) error {
 	return ln.Close()
 }
 
+// renewOn passes a signal on as a word to renew a child, until ctx ends.
+func renewOn(ctx context.Context, sig os.Signal) <-chan struct{} {
+	signals, words := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, sig)
+	go func() {
+		defer signal.Stop(signals)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case words <- struct{}{}:
+			}
+		}
+	}()
+	return words
+}
+
 func (c *cli) up() *cobra.Command {
 	var site string
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "run everything of a site: store, agent, gateways",
+		Short: "run everything of a site: store, agent, gateways, DNS server",
 		Long: `Runs the processes of a site as supervised children of this one: what ends is started again, and all end with it.
 A standby_agent whose address is another machine's is left out: run atoll agent --standby there.
-For one process per unit or container run atoll store, agent and gateway by themselves.`,
+SIGUSR2 starts new gateways, from the file that this program is now and the spec as it is now: they take the connections over, and none is refused.
+For one process per unit or container run atoll store, agent, gateway and dns by themselves.`,
 		Example: "  atoll up --site a",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,7 +92,12 @@ For one process per unit or container run atoll store, agent and gateway by them
 					}
 				}
 				for _, name := range slices.Sorted(maps.Keys(here.Gateways)) {
-					children = append(children, child("gateway "+name, "gateway", "--name", name))
+					g := child("gateway "+name, "gateway", "--name", name, "--takeover")
+					g.Renew = renewOn(cmd.Context(), syscall.SIGUSR2)
+					children = append(children, g)
+				}
+				if s.DNSServer(topo.SiteID(site)) != nil {
+					children = append(children, child("dns", "dns"))
 				}
 			}
 			return supervise.Run(cmd.Context(), log, children...)

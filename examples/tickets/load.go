@@ -27,6 +27,10 @@ it back in turn, one request at a time, and keeps to a gateway until that one fa
 another site where there is one. With --lists, the customers before those append to their wishes and read them back in the
 same way. --per-key says how many clients each of them has.
 
+With --sessions, as many clients carry a session: they send the newest Atoll-Session that they got, to a gateway drawn anew for each
+request. In rounds each reads the profiles of four of the customers before those, and appends to the wishes of two of
+them first.
+
 failed counts requests that were let down: a 5xx, a broken connection, a time-out. unknown counts those of them that
 were writes and may have happened.`,
 		Example: "  tickets load --gateways a/g1=http://127.0.0.1:8080,b/g1=http://127.0.0.1:8180 --rate 150 --duration 60s --history out/history.jsonl",
@@ -68,7 +72,9 @@ were writes and may have happened.`,
 	flags.IntVar(&cfg.Lists, "lists", 0, "number of customers that only append to their wishes and read them back")
 	flags.IntVar(&cfg.PerKey, "per-key", 1, "clients of each register and each list")
 	flags.DurationVar(&cfg.RegisterEvery, "register-every", 250*time.Millisecond, "how often each of these clients sends a request")
-	flags.DurationVar(&cfg.RegisterTimeout, "register-timeout", time.Second, "of one request of theirs")
+	flags.DurationVar(&cfg.RegisterTimeout, "register-timeout", time.Second, "of one request of theirs, or of a session's")
+	flags.IntVar(&cfg.Sessions, "sessions", 0, "number of clients that carry a session, and of customers whose wishes they append to")
+	flags.DurationVar(&cfg.SessionEvery, "session-every", 600*time.Millisecond, "how often each of them sends its round of four requests")
 	shapeFlags(cmd, &cfg.Shape)
 	if err := cmd.MarkFlagRequired("gateways"); err != nil {
 		panic("BUG: " + err.Error())

@@ -7,7 +7,7 @@
 // It guarantees that the loss of anything around it (database, store, other sites) ends nothing but what depends on
 // that: without its database it still streams views and drives handovers, without the store it still replicates. It
 // holds no state of its own: the truth is in the store and in the databases, and an agent that was killed is simply
-// started again.
+// started again; instances that had registered themselves come back by renewing that.
 //
 // It refuses to start with a certificate of another site, with an address that is in use, and for a site without a
 // database.
@@ -31,8 +31,10 @@ import (
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/control"
 	"github.com/atollhq/atoll/internal/dashboard"
+	"github.com/atollhq/atoll/internal/dns"
 	"github.com/atollhq/atoll/internal/pki"
 	"github.com/atollhq/atoll/internal/postgres"
+	"github.com/atollhq/atoll/internal/registry"
 	"github.com/atollhq/atoll/internal/spec"
 	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
@@ -45,8 +47,10 @@ type Config struct {
 	Standby  bool   // the site's second agent, at the addresses of standby_agent; which of the two is active, the lease says
 	DSN      string // of the agent's role
 	Identity *pki.Identity
-	Ready    func()       // called when the API listens; may be nil
-	Log      *slog.Logger // nil discards
+	Ready    func() // called when the API listens; may be nil
+	// Publish puts the sites' addresses into DNS that others run, while this agent is the one to do so; nil: the spec wants none.
+	Publish func(context.Context, dns.Document) error
+	Log     *slog.Logger // nil discards
 }
 
 // agent is one site's agent while it runs.
@@ -62,13 +66,16 @@ type agent struct {
 	hub         *control.Hub
 	controller  *control.Controller
 	page        *dashboard.Page
+	instances   *registry.Registry // of this site's services
 	remote      map[topo.SiteID]*api.Client
 	sibling     *api.Client // the site's other agent; nil: it has one only
 	log         *slog.Logger
+	pulse       pulse
 
 	kept     atomic.Pointer[kept]     // nil while the database is away
 	database atomic.Pointer[database] // what the active agent works with; nil while the database is away, or this agent stands by
 	why      atomic.Pointer[string]   // why the database is away
+	fresh    fresh                    // how old the copies of other sites are
 	rebuilt  atomic.Bool              // this run has rebuilt the database of a site that is no member yet
 }
 
@@ -159,6 +166,8 @@ func newAgent(cfg Config) (*agent, error) {
 	}
 	a := &agent{cfg: cfg, site: cfg.Site, addr: site.Agent, tables: Tables(cfg.Spec), incarnation: uuid.NewString(), since: time.Now(),
 		hub: control.NewHub(), remote: map[topo.SiteID]*api.Client{}, log: cfg.Log.With("site", cfg.Site)}
+	a.instances = registry.New(string(cfg.Site), a.incarnation, site.Registering())
+	a.pulse = newPulse()
 	if cfg.Standby {
 		a.addr = site.Standby
 	}
@@ -186,14 +195,18 @@ func (a *agent) connect() {
 			a.sibling = api.NewClient(addr, a.cfg.Identity.ClientTLS(a.site), nil)
 		}
 	}
-	a.controller = control.New(control.Config{Site: a.site, Incarnation: a.incarnation, Store: a.store, Sites: sites, Ownership: a.hub.Ownership,
+	lead := a.store.Lead
+	if len(a.cfg.Spec.Policies.Store.External) > 0 { // others may use it, too
+		lead = nil
+	}
+	a.controller = control.New(control.Config{Site: a.site, Incarnation: a.incarnation, Store: a.store, Sites: sites, Ownership: a.hub.Ownership, Lead: lead,
 		Bounds: bounds(a.cfg.Spec), Survivor: localSite{a}, Failover: failoverPolicy(a.cfg.Spec), Lease: a.cfg.Spec.Policies.Lease.Duration, Logger: a.log})
 }
 
 func (a *agent) server() *control.Server {
 	cfg := control.ServerConfig{
-		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a}, Returns: returns{a},
-		Status: a.status, Deadline: a.deadline, Standby: a.standby, Conflicts: conflictLog{a.cfg.DSN}, Page: a.page, Logger: a.log,
+		Site: a.site, Identity: a.cfg.Identity, Controller: a.controller, Hub: a.hub, Local: localSite{a}, Returns: returns{a}, Readers: readers{a}, Instances: a.instances,
+		Status: a.status, Health: a.health, Deadline: a.deadline, Standby: a.standby, Conflicts: conflictLog{a.cfg.DSN}, Page: a.page, Logger: a.log,
 		Evidence: a.evidence,
 	}
 	if len(a.cfg.Spec.Policies.Store.External) == 0 {

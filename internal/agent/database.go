@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/atollhq/atoll/internal/change"
+	"github.com/atollhq/atoll/internal/dns"
 	"github.com/atollhq/atoll/internal/lease"
 	"github.com/atollhq/atoll/internal/link"
 	"github.com/atollhq/atoll/internal/postgres"
@@ -145,6 +146,16 @@ func (a *agent) active(ctx context.Context, k *kept, ln net.Listener) error {
 		})
 	}
 	parts.Go(func() error { return a.keepOut(ctx, db) })
+	defer a.fresh.forget()
+	if a.boundsAge() {
+		for site := range db.follows {
+			parts.Go(func() error { return a.keepFresh(ctx, db, site) })
+		}
+	}
+	if a.cfg.Publish != nil && a.cfg.Spec.DNS != nil {
+		p := &dns.Publisher{Spec: a.cfg.Spec, Site: a.site, Health: a.health, Publish: a.cfg.Publish, Log: a.log}
+		parts.Go(func() error { return p.Run(ctx) })
+	}
 	if err := parts.Wait(); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -187,6 +188,10 @@ func TestSiteGoneForGood(t *testing.T) {
 	w.nothingOf("a", "c")
 	w.nothingOf("b", "c")
 	w.same("a", "b")
+	st, err := w.client("a").Status(t.Context(), true)
+	if err != nil || len(st.Sites[0].Links) == 0 || slices.ContainsFunc(st.Sites[0].Links, func(l api.LinkStatus) bool { return l.Origin == "c" || l.Target == "c" }) {
+		t.Errorf("its links: %+v, %v", st.Sites, err)
+	}
 
 	w.start("c") // it comes back all the same
 	w.outside("c", ofC[2])

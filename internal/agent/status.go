@@ -131,9 +131,14 @@ func markHalts(ctx context.Context, fence *postgres.Fence, links []api.LinkStatu
 	return err
 }
 
-// links are the streams of changes to and from this site.
+// links are the streams of changes to and from this site. The spec may still name a site that is no member any more:
+// nothing is to come from there.
 func (db *database) links(here topo.SiteID) (out []api.LinkStatus) {
+	o := db.document()
 	for _, origin := range sortedKeys(db.follows) {
+		if o.Version > 0 && !o.Takes(origin) {
+			continue
+		}
 		st := db.follows[origin].State()
 		l := api.LinkStatus{Origin: origin, Target: here, Connected: st.Phase == replicate.Streaming, State: string(st.Phase),
 			Position: uint64(st.Position), LagMS: -1}
@@ -146,6 +151,9 @@ func (db *database) links(here topo.SiteID) (out []api.LinkStatus) {
 		out = append(out, l)
 	}
 	for _, t := range db.serve.State() {
+		if o.Version > 0 && !o.Takes(t.Target) {
+			continue
+		}
 		out = append(out, api.LinkStatus{Origin: here, Target: t.Target, Connected: t.Connected, Position: uint64(t.Flushed), LagMS: -1, Error: t.Err})
 	}
 	return out

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/dns"
 	"github.com/atollhq/atoll/internal/loopback"
 	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/internal/pki"
@@ -59,6 +60,8 @@ type world struct {
 	spec   *spec.Spec
 	sites  map[topo.SiteID]*site
 	people *api.Client // an operator, at a's agent
+
+	publish func(topo.SiteID, dns.Document) error // by whose agent; nil: nowhere
 
 	loseStore func() // ends the store's member
 }
@@ -260,9 +263,11 @@ func (w *world) start(id topo.SiteID) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, ready := make(chan error, 1), make(chan struct{})
 	log := slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	go func() {
-		ended <- Run(ctx, Config{Spec: w.spec, Site: id, DSN: s.agent, Identity: w.identity(id), Log: log, Ready: func() { close(ready) }})
-	}()
+	conf := Config{Spec: w.spec, Site: id, DSN: s.agent, Identity: w.identity(id), Log: log, Ready: func() { close(ready) }}
+	if publish := w.publish; publish != nil {
+		conf.Publish = func(_ context.Context, d dns.Document) error { return publish(id, d) }
+	}
+	go func() { ended <- Run(ctx, conf) }()
 	select {
 	case <-ready:
 	case err := <-ended:

@@ -1,12 +1,19 @@
 // Package api holds the HTTP interface of an agent, version 1: JSON types, and [Client], which calls it.
 //
-// Three kinds of callers use it, told apart by certificate: operators (status, switches, handovers), the gateways of
-// the sites (view stream and acknowledgements), and other agents (the steps of a switch that happen at a site). An
-// operator may not call /v1/site/.
+// Four kinds of callers use it, told apart by certificate: operators (status, switches, handovers), the gateways of
+// the sites (view stream and acknowledgements), other agents (the steps of a switch that happen at a site), and the
+// instances of services, which register themselves and may do nothing else. An operator may not call /v1/site/.
 //
 //	GET  /v1/view?gateway=NAME       stream of ViewUpdate, one JSON document per line
 //	POST /v1/view/ack                ViewAck → LeaseState
+//	POST /v1/view/seen               SeenRequest → SeenAnswer
+//	POST /v1/view/await              AwaitRequest → AwaitAnswer
+//	POST /v1/services/register       RegisterRequest → RegisterAnswer; the service is the certificate's
+//	POST /v1/services/leave          LeaveRequest → LeaveAnswer; likewise
+//	GET  /v1/services                ServiceList
+//	GET  /v1/services/NAME?after=V   InstanceList; &wait=20s waits for another version than V, at most that long
 //	GET  /v1/status                  Status; ?self=1 leaves the other sites out, &active=1 asks the active agent only
+//	GET  /v1/health                  Health: which sites can serve users
 //	POST /v1/switches                SwitchRequest → SwitchAnswer
 //	GET  /v1/handovers?limit=N       HandoverList, newest first
 //	GET  /v1/handovers/ID?wait=30s   Handover; waits until it is over, at most that long
@@ -22,6 +29,7 @@
 //	POST /v1/site/halt               HaltRequest → HaltAnswer
 //	POST /v1/site/unhalt             UnhaltRequest → UnhaltAnswer
 //	POST /v1/site/promise            PromiseRequest → PromiseAnswer; the asking site is the certificate's
+//	POST /v1/site/end                EndAnswer
 //	POST /v1/rebuilds                RebuildRequest → RebuildAnswer; at the agent of the site that is rebuilt
 //	POST /v1/site/begin-anew         BeginAnewRequest → BeginAnewAnswer
 //	POST /v1/site/place              PlaceRequest → PlaceAnswer

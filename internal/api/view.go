@@ -22,6 +22,25 @@ type ViewUpdate struct {
 	// Standby: the agent that sends is not the active one of its site. It passes the document on, and knows nothing of
 	// the fence: a gateway of the site looks for the active agent.
 	Standby bool `json:"standby,omitempty"`
+	// Gateway is set on the stream of a gateway, which passes the view on to applications of its site.
+	Gateway *GatewayWord `json:"gateway,omitempty"`
+}
+
+// GatewayWord is what a gateway says of itself on each line of its stream GET /v1/view, at its admin address.
+type GatewayWord struct {
+	Site topo.SiteID `json:"site"`
+	Name string      `json:"name"`
+	// AgeMS is how long ago an agent last said something; negative: never since this gateway started.
+	AgeMS int64 `json:"age_ms"`
+	// LeaseMS is what is left of the site's lease under the view of this stream; <= 0: nothing.
+	LeaseMS int64       `json:"lease_ms"`
+	Table   *RouteTable `json:"table,omitempty"` // on the first line of a stream
+}
+
+// RouteTable is what a gateway routes by, as its specification declares it.
+type RouteTable struct {
+	Keyspaces map[topo.KeyspaceID]topo.Keyspace `json:"keyspaces"`
+	Routes    []topo.Route                      `json:"routes"`
 }
 
 // ViewAck is the body of POST /v1/view/ack: a gateway sends it after it applied a view, when a count in InFlight
@@ -45,4 +64,7 @@ type LeaseState struct {
 	RemainingMS int64  `json:"remaining_ms"` // <= 0: not serving
 	Generation  uint64 `json:"generation,omitempty"`
 	Version     uint64 `json:"version,omitempty"`
+	// StaleMS is how old this site's copies of other sites' changes are at most: everything that a site had committed so long
+	// ago is applied here. A site that is not named may be of any age.
+	StaleMS map[topo.SiteID]int64 `json:"stale_ms,omitempty"`
 }

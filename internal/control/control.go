@@ -60,11 +60,13 @@ type Config struct {
 	Sites       map[topo.SiteID]Site // every full site of the spec, this one included
 	// Ownership is the newest document that is known; nil: none is. It must not block.
 	Ownership func() (topo.Ownership, bool)
-	Bounds    handover.Bounds
-	Survivor  Survivor        // nil: no other site is watched
-	Failover  handover.Policy // but for the sites and the driver
-	Lease     time.Duration   // of sites; they are looked at every twelfth of it
-	Logger    *slog.Logger
+	// Lead has the store led by a site's member, and says which one led before; nil: its leader is left alone.
+	Lead     func(context.Context, topo.SiteID) (topo.SiteID, error)
+	Bounds   handover.Bounds
+	Survivor Survivor        // nil: no other site is watched
+	Failover handover.Policy // but for the sites and the driver
+	Lease    time.Duration   // of sites; they are looked at every twelfth of it
+	Logger   *slog.Logger
 }
 
 // Controller drives handovers. It is safe for concurrent use.

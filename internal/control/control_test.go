@@ -11,6 +11,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/handover"
+	"github.com/atollhq/atoll/internal/store"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -100,6 +101,65 @@ func TestSwitchThereAndBack(t *testing.T) {
 			t.Errorf("%d audit lines; want claim, commit and end of each: %q", n, w.store.audit)
 		}
 	})
+}
+
+// The store is led by the driver's site before the buckets move, unless that could get into anybody's way; what comes of it
+// does not stop the switch.
+func TestSwitchHasTheStoreLed(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		prepare func(*memWorld)
+		fails   error
+		dry     bool
+		asked   int
+		fact    string
+	}{
+		{"moved", func(*memWorld) {}, nil, false, 1, "b, before a"},
+		{"stays", func(*memWorld) {}, store.ErrLeaderStays, false, 1, store.ErrLeaderStays.Error()},
+		{"dry run", func(*memWorld) {}, nil, true, 0, ""},
+		{"another switch is under way", func(w *memWorld) {
+			next, err := w.store.owners.StartMove("users", topo.Spans{{First: 40, Last: 41}}, "other", "b")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.store.owners = next
+		}, nil, false, 0, "stays: another handover is under way or not settled, or a site does not answer"},
+		{"a third site is away", func(w *memWorld) {
+			w.sites["c"] = &memSite{world: w, id: "c", epoch: map[topo.BucketID]topo.Epoch{}, open: map[topo.BucketID]bool{}}
+			w.sites["c"].block(func(context.Context, string) error { return errCut })
+		}, nil, false, 0, "stays: another handover is under way or not settled, or a site does not answer"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newMemWorld(t)
+				c.prepare(w)
+				asked := 0
+				ctl := w.controller("b")
+				ctl.cfg.Lead = func(_ context.Context, site topo.SiteID) (topo.SiteID, error) {
+					asked++
+					if r, _ := w.store.ownership().At("users", 7); r.State != topo.Open || site != "b" {
+						t.Errorf("asked for %s while bucket 7 is %s", site, r.State)
+					}
+					return "a", c.fails
+				}
+				defer running(t, ctl)()
+				r := twentyFive("b")
+				r.DryRun = c.dry
+				answer, err := ctl.Switch(t.Context(), "operator ann", r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := answer.Handover.Steps[0].Facts["store leader"]; asked != c.asked || got != c.fact {
+					t.Errorf("asked %d times: %q; want %d: %q", asked, got, c.asked, c.fact)
+				}
+				if !c.dry {
+					await(t, ctl, answer.ID, handover.OutcomeDone)
+				}
+			})
+		})
+	}
 }
 
 func TestSwitchIsRefused(t *testing.T) {

@@ -182,6 +182,7 @@ func (d *driver) check(ctx context.Context, s handover.State) handover.Event {
 		})
 	}
 	wg.Wait()
+	absent := 0
 	for i, site := range sites {
 		r := replies[i]
 		for k, v := range r.answer.Facts {
@@ -195,13 +196,35 @@ func (d *driver) check(ctx context.Context, s handover.State) handover.Event {
 		case site == move.From || site == move.To:
 			problems = append(problems, handover.Problem{Check: "agent", Site: site, Text: r.err.Error(), Hint: "start the agent, or heal the path to it"})
 		default: // it only forwards
+			absent++
 			facts["agent of "+string(site)] = r.err.Error()
 		}
 	}
 	if len(problems) > 0 {
 		return handover.Refused{Problems: problems}
 	}
+	if d.c.cfg.Lead != nil && !s.DryRun {
+		facts["store leader"] = d.lead(ctx, absent)
+	}
 	return handover.Ready{Move: move, Facts: facts}
+}
+
+// lead has the store led by this site's member, before the pause begins: the commit, within it, then takes one round trip
+// instead of two. For a moment the store takes nothing new, so it is left alone while anything else is under way or a
+// site is away. The switch does not depend on it.
+func (d *driver) lead(ctx context.Context, absent int) string {
+	site := d.c.cfg.Site
+	if absent > 0 || d.ledger.owners.Busy() {
+		return "stays: another handover is under way or not settled, or a site does not answer"
+	}
+	switch was, err := d.c.cfg.Lead(ctx, site); {
+	case err != nil:
+		return err.Error()
+	case was == site:
+		return string(site)
+	default:
+		return fmt.Sprintf("%s, before %s", site, was)
+	}
 }
 
 func (d *driver) publish(s handover.State) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -158,6 +159,9 @@ func (g *gatewayState) gone(now time.Time) bool {
 	return g.streams == 0 && now.Sub(g.seen) >= goneAfter
 }
 
+// passing tells whether a name is one under which a gateway's successor goes until the gateway has ended.
+func passing(name string) bool { return strings.Contains(name, "~") }
+
 func (g *gatewayState) settled(r api.SettleRequest) bool {
 	newEnough := g.generation > r.Generation || g.generation == r.Generation && g.version >= r.Version
 	return newEnough && g.inFlight[r.Handover] == 0
@@ -195,6 +199,8 @@ func (h *Hub) look(r api.SettleRequest) (api.SettleAnswer, <-chan struct{}) {
 	now := time.Now()
 	for name, g := range h.mu.gateways {
 		switch {
+		case g.gone(now) && passing(name):
+			delete(h.mu.gateways, name)
 		case g.gone(now):
 			a.Gone = append(a.Gone, name)
 			if now.Sub(g.seen) >= forgetAfter {
@@ -218,6 +224,9 @@ func (h *Hub) Gateways() []api.GatewayStatus {
 	out := make([]api.GatewayStatus, 0, len(h.mu.gateways))
 	now := time.Now()
 	for name, g := range h.mu.gateways {
+		if g.gone(now) && passing(name) {
+			continue
+		}
 		out = append(out, api.GatewayStatus{Gateway: name, Connected: g.streams > 0, Version: g.version, InFlight: g.inFlight,
 			SeenMS: now.Sub(g.seen).Milliseconds()})
 	}

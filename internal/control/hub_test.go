@@ -192,3 +192,28 @@ func TestSettledLeavesOutWhoIsGone(t *testing.T) {
 		time.Sleep(2 * time.Second)
 	})
 }
+
+// A successor's passing name counts while it is there, and is forgotten when it is not.
+func TestPassingNames(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := NewHub()
+		for _, name := range []string{"a/g1", "a/g1~2"} {
+			h.Ack(api.ViewAck{Gateway: name, Generation: 1, Version: 2, InFlight: map[topo.HandoverID]int{"h1": len(name) - 4}})
+		}
+		request := api.SettleRequest{Handover: "h1", Generation: 1, Version: 2, BoundMS: 10}
+		answer := settle(t, h, request)
+		time.Sleep(20 * time.Millisecond)
+		if a := answer(); a == nil || !slices.Equal(a.Unsettled, []string{"a/g1~2"}) {
+			t.Errorf("answer %+v; want the successor's writes waited for", a)
+		}
+		time.Sleep(2 * goneAfter)
+		answer = settle(t, h, request)
+		if a := answer(); a == nil || !slices.Equal(a.Gone, []string{"a/g1"}) {
+			t.Errorf("answer %+v; want g1 alone named as gone", a)
+		}
+		if list := h.Gateways(); len(list) != 1 || list[0].Gateway != "a/g1" {
+			t.Errorf("gateways %+v", list)
+		}
+	})
+}

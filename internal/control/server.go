@@ -26,8 +26,11 @@ type ServerConfig struct {
 	Local      Site // this site's part in switches
 	Returns    Returns
 	Status     func(ctx context.Context, self bool) api.Status
+	Health     func(ctx context.Context) api.Health
 	Deadline   func() (time.Time, bool) // until when this site may accept writes; false: it may not. The hub has the document that it rests on
 	Conflicts  ConflictLog
+	Readers    Readers
+	Instances  Instances    // nil: nobody registers here
 	Page       http.Handler // the status page, for operators' browsers; served at pagePaths; nil: none
 	Store      StoreMembers // nil: the store is an external one
 	Evidence   func(ctx context.Context, seal uint64) (topo.Evidence, error)
@@ -79,6 +82,7 @@ const (
 	anybody   role = "an operator or a site"
 	operators role = "an operator"
 	sites     role = "a site"
+	services  role = "an instance of a service"
 )
 
 func (s *Server) handler() http.Handler {
@@ -97,7 +101,10 @@ func (s *Server) handler() http.Handler {
 	}
 	add("GET /v1/view", sites, s.view)
 	add("POST /v1/view/ack", sites, s.active(s.ack)) // else a gateway would take a standby's word for the site's lease
+	add("POST /v1/view/seen", sites, s.active(s.seen))
+	add("POST /v1/view/await", sites, s.active(s.await))
 	add("GET /v1/status", anybody, s.status)
+	add("GET /v1/health", anybody, s.health)
 	add("POST /v1/switches", operators, s.active(s.startSwitch))
 	add("GET /v1/handovers", anybody, s.handovers)
 	add("GET /v1/handovers/{id}", anybody, s.handover)
@@ -105,6 +112,12 @@ func (s *Server) handler() http.Handler {
 	add("GET /v1/explain", anybody, s.active(s.explain))
 	add("GET /v1/conflicts", operators, s.conflicts)
 	add("GET /v1/conflicts/{id}", operators, s.conflict)
+	if s.cfg.Instances != nil { // each of a site's agents for itself, active or not: which one is, may change at any moment
+		add("POST /v1/services/register", services, s.register)
+		add("POST /v1/services/leave", services, s.leave)
+		add("GET /v1/services", anybody, s.services)
+		add("GET /v1/services/{name}", sites, s.instances)
+	}
 	if s.cfg.Page != nil {
 		for _, path := range pagePaths {
 			add("GET "+path, operators, s.page)
@@ -128,6 +141,7 @@ func (s *Server) handler() http.Handler {
 	add("POST /v1/site/abort", sites, step(s, local.Abort))
 	add("POST /v1/site/halt", sites, step(s, local.Halt))
 	add("POST /v1/site/unhalt", sites, step(s, local.Unhalt))
+	add("POST /v1/site/end", sites, s.active(s.end))
 	add("POST /v1/site/promise", sites, s.active(s.promise))
 	if s.cfg.Returns != nil {
 		add("POST /v1/rebuilds", operators, s.active(s.rebuild))
@@ -144,6 +158,9 @@ func (s *Server) handler() http.Handler {
 	return mux
 }
 
+// may is the role of each kind of certificate.
+var may = map[pki.Kind]role{pki.Site: sites, pki.Operator: operators, pki.Service: services}
+
 func (s *Server) admit(r *http.Request, who role) (pki.Peer, error) {
 	if r.TLS == nil {
 		return pki.Peer{}, &api.Error{Status: 403, Code: api.CodeForbidden, Message: "a certificate is needed"}
@@ -152,8 +169,7 @@ func (s *Server) admit(r *http.Request, who role) (pki.Peer, error) {
 	if err != nil {
 		return peer, &api.Error{Status: 403, Code: api.CodeForbidden, Message: err.Error()}
 	}
-	_, isSite := peer.Site()
-	if who == anybody || isSite == (who == sites) {
+	if who == may[peer.Kind] || who == anybody && peer.Kind != pki.Service {
 		return peer, nil
 	}
 	return peer, &api.Error{Status: 403, Code: api.CodeForbidden, Message: fmt.Sprintf("%s may not call %s; it is for %s", peer, r.URL.Path, who)}
@@ -208,6 +224,14 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request, _ pki.Peer) erro
 		}
 	}
 	return write(w, http.StatusOK, s.cfg.Status(r.Context(), r.URL.Query().Has("self")))
+}
+
+func (s *Server) health(w http.ResponseWriter, r *http.Request, _ pki.Peer) error {
+	h := s.cfg.Health(r.Context())
+	if err := r.Context().Err(); err != nil { // an answer without sites would say that nothing is known of any
+		return err
+	}
+	return write(w, http.StatusOK, h)
 }
 
 // pagePaths are the paths of the status page.
@@ -335,6 +359,9 @@ func (s *Server) ack(w http.ResponseWriter, r *http.Request, peer pki.Peer) erro
 	}
 	if o, ok := s.cfg.Hub.Ownership(); ok { // after the deadline: it may be newer than what the deadline rests on, not older
 		state.Generation, state.Version = o.Generation, o.Version
+	}
+	if s.cfg.Readers != nil {
+		state.StaleMS = stale(s.cfg.Readers.Stale())
 	}
 	return write(w, http.StatusOK, state)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/atollhq/atoll/internal/api"
 	"github.com/atollhq/atoll/internal/pki"
+	"github.com/atollhq/atoll/internal/registry"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -31,7 +32,7 @@ func serve(t *testing.T) *served {
 	if err := pki.Init(s.dir, "shop"); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range []pki.Role{{Kind: pki.Site, Name: "a"}, {Kind: pki.Site, Name: "b"}, {Kind: pki.Operator, Name: "ann"}} {
+	for _, r := range []pki.Role{{Kind: pki.Site, Name: "a"}, {Kind: pki.Site, Name: "b"}, {Kind: pki.Operator, Name: "ann"}, {Kind: pki.Service, Name: "shop"}, {Kind: pki.Service, Name: "basket"}} {
 		if err := pki.Issue(s.dir, r); err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +47,8 @@ func serve(t *testing.T) *served {
 	deadline := time.Now().Add(5 * time.Second)
 	server := NewServer(ServerConfig{Site: "a", Identity: s.identity("site-a"), Controller: c, Hub: s.hub, Local: s.w.sites["a"],
 		Status:   func(context.Context, bool) api.Status { return api.Status{Deployment: "shop", Site: "a"} },
-		Deadline: func() (time.Time, bool) { return deadline, true }, Conflicts: memConflicts{}, Page: http.HandlerFunc(somePage), Logger: slog.New(slog.DiscardHandler)})
+		Health:   func(context.Context) api.Health { return api.Health{Site: "a"} },
+		Deadline: func() (time.Time, bool) { return deadline, true }, Conflicts: memConflicts{}, Page: http.HandlerFunc(somePage), Instances: registry.New("a", "one", map[string]time.Duration{"shop": 30 * time.Second, "basket": time.Minute}), Logger: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- server.Serve(ctx, ln) }()
@@ -87,6 +89,7 @@ func TestRolesAreKept(t *testing.T) {
 		who  string // may
 	}{
 		{"status", func(ctx context.Context, c *api.Client) error { _, err := c.Status(ctx, true); return err }, "operator-ann site-a site-b"},
+		{"health", func(ctx context.Context, c *api.Client) error { _, err := c.Health(ctx); return err }, "operator-ann site-a site-b"},
 		{"handovers", func(ctx context.Context, c *api.Client) error { _, err := c.Handovers(ctx, 5); return err }, "operator-ann site-a site-b"},
 		{"switch", func(ctx context.Context, c *api.Client) error {
 			_, err := c.Switch(ctx, api.SwitchRequest{Keyspace: "users", Buckets: "0", To: "b", DryRun: true})
@@ -122,9 +125,22 @@ func TestRolesAreKept(t *testing.T) {
 			}
 			return nil
 		}, "site-a site-b"},
+		{"register", func(ctx context.Context, c *api.Client) error {
+			_, err := c.Register(ctx, api.RegisterRequest{Service: "shop", Instance: api.Instance{Address: "h:1"}})
+			return err
+		}, "service-shop"},
+		{"leave", func(ctx context.Context, c *api.Client) error {
+			_, err := c.Leave(ctx, api.LeaveRequest{Service: "shop", Address: "h:1"})
+			return err
+		}, "service-shop"},
+		{"services", func(ctx context.Context, c *api.Client) error { _, err := c.Services(ctx); return err }, "operator-ann site-a site-b"},
+		{"instances", func(ctx context.Context, c *api.Client) error {
+			_, err := c.Instances(ctx, "shop", "", 0)
+			return err
+		}, "site-a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, name := range []string{"operator-ann", "site-a", "site-b"} {
+			for _, name := range []string{"operator-ann", "site-a", "site-b", "service-shop", "service-basket"} {
 				err := c.call(t.Context(), s.as(name))
 				var coded *api.Error
 				refused := errors.As(err, &coded) && coded.Code == api.CodeForbidden && coded.Status == 403

@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"io"
+	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -10,8 +13,18 @@ import (
 // keepBody is how much of a request's body is kept, give or take one read, so that it can be sent again.
 const keepBody = 64 << 10
 
-// bodyIdle is how long a client may pause within its body.
-const bodyIdle = 60 * time.Second
+// sentOnce tells whether a request has a body that may be too large to be kept: it can be sent once only.
+func sentOnce(r *http.Request) bool { return r.ContentLength < 0 || r.ContentLength > keepBody }
+
+// Pace is how slow a client may be.
+type Pace struct {
+	Idle time.Duration // within a body, or with accepting a piece of an answer; default 60 s
+	Rate int           // bytes of a body a second, over all the time that the gateway waited for it but for Idle; default 256
+}
+
+func (p Pace) withDefaults() Pace {
+	return Pace{cmp.Or(p.Idle, 60*time.Second), cmp.Or(p.Rate, 256)}
+}
 
 // bodyDrain is how long the server may read the rest of a body after the answer, to keep the connection.
 const bodyDrain = 5 * time.Second
@@ -22,23 +35,33 @@ var errRevoked = errors.New("this attempt to send the request is over")
 // keepBody. Attempts may overlap: a transport may go on reading after its round trip is over.
 type replay struct {
 	src      io.Reader
-	length   int64                 // as declared, -1 if it was not
+	length   int64 // as declared, -1 if it was not
+	pace     Pace
 	deadline func(time.Time) error // sets the read deadline of the client's connection
 	reading  sync.Mutex            // held while reading src, which may block
 	mu       struct {
 		sync.Mutex
 		kept    []byte
-		total   int64 // read so far
-		over    bool  // more was read than is kept
-		busy    bool  // src is being read
-		ended   bool  // the request is over
-		err     error // of src, io.EOF at the end
+		total   int64         // read so far
+		since   time.Time     // when the read that is under way began
+		waited  time.Duration // for the client, in all reads before
+		over    bool          // more was read than is kept
+		busy    bool          // src is being read
+		ended   bool          // the request is over
+		err     error         // of src, io.EOF at the end
 		attempt int
 	}
 }
 
-func newReplay(src io.Reader, length int64, deadline func(time.Time) error) *replay {
-	return &replay{src: src, length: length, deadline: deadline}
+func newReplay(src io.Reader, length int64, pace Pace, deadline func(time.Time) error) *replay {
+	return &replay{src: src, length: length, pace: pace, deadline: deadline}
+}
+
+// patienceLocked is how long the next piece of the body may take. A client that sends a byte now and then would keep a
+// connection for ever if only its pauses were bounded.
+func (p *replay) patienceLocked() time.Duration {
+	earned := time.Duration(float64(p.mu.total) / float64(p.pace.Rate) * float64(time.Second))
+	return min(p.pace.Idle, max(p.pace.Idle+earned-p.mu.waited, 0))
 }
 
 // next begins an attempt and ends the one before. ok is false if the body cannot be sent again.
@@ -92,6 +115,16 @@ func (p *replay) wholeLocked() bool {
 	return p.mu.err == io.EOF || p.length >= 0 && p.mu.total >= p.length
 }
 
+// all is the whole body, if it has come and is kept.
+func (p *replay) all() (body []byte, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.over || !p.wholeLocked() {
+		return nil, false
+	}
+	return slices.Clone(p.mu.kept), true
+}
+
 // end wakes a read that is still under way, and bounds the server's own reading of what is left: until both return,
 // the server cannot end the request. It returns whether that breaks the client's connection.
 func (p *replay) end() (breaks bool) {
@@ -126,8 +159,8 @@ func (p *replay) begin(b *attemptBody, out []byte) (n int, done bool, err error)
 	case len(p.mu.kept) > keepBody:
 		p.mu.over, p.mu.kept = true, nil
 	}
-	p.mu.busy = true
-	_ = p.deadline(time.Now().Add(bodyIdle))
+	p.mu.busy, p.mu.since = true, time.Now()
+	_ = p.deadline(p.mu.since.Add(p.patienceLocked()))
 	return 0, false, nil
 }
 
@@ -136,6 +169,7 @@ func (p *replay) finish(b *attemptBody, got []byte, err error) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mu.busy = false
+	p.mu.waited += time.Since(p.mu.since)
 	if err != nil && !p.mu.ended {
 		// Else the deadline would strike while the connection waits for the answer or for the next request.
 		_ = p.deadline(time.Time{})

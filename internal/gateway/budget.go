@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The retries that a gateway adds to a failing upstream's load: a fifth of the requests, and ten a second for the
+// The retries that a gateway adds to a failing service's load: a fifth of the requests, and ten a second for the
 // quiet hours.
 const (
 	budgetShare     = 0.2
@@ -13,7 +13,7 @@ const (
 	budgetMax       = 100
 )
 
-// budget says whether one more retry is allowed. Re-routing a request that was provably not executed is not a retry.
+// budget says whether one more retry is allowed, of requests that are for one service. Re-routing a request that was provably not executed is not a retry.
 type budget struct {
 	mu struct {
 		sync.Mutex

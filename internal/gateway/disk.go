@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/reload"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -90,17 +91,5 @@ func writeView(path string, view *topo.View) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(append(data, '\n'))
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
-	}
-	return err
+	return reload.Replace(path, 0o600, append(data, '\n'))
 }

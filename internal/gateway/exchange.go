@@ -11,7 +11,13 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/atollhq/atoll/internal/api"
+	"github.com/atollhq/atoll/internal/balance"
 	"github.com/atollhq/atoll/internal/plant"
+	"github.com/atollhq/atoll/internal/split"
 	"github.com/atollhq/atoll/route"
 	"github.com/atollhq/atoll/topo"
 )
@@ -45,17 +51,35 @@ type exchange struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	target route.Target
+	who    identity
 	from   *forwarded  // set where another gateway sent the request
 	header http.Header // as it goes out, without what each attempt adds
 	body   *replay     // nil without a body
-	duplex bool        // the body may be read while the answer is written
-	status int         // of the answer
-	held   struct {
-		since time.Time // when this request was held first
-		total time.Duration
+	grpc   bool
+	socket bool // it wants to go on as a WebSocket
+	duplex bool // the body may be read while the answer is written
+	// expects: another gateway waits for our word before it sends the body.
+	expects bool
+	status  int // of the answer
+	held    struct {
+		since  time.Time // when this request was held first
+		total  time.Duration
+		passed func() // tells the room that the next one of the bucket may go; nil: nobody waits for that
 	}
-	used   struct{ reroutes, fenced, retries int }
-	unsure bool // an attempt of a write ended with its outcome unknown: no later failure says that nothing was done
+	used     struct{ reroutes, fenced, retries int }
+	app      *service        // that it is for
+	move     *mover          // of its route; nil: none
+	way      split.Way       // where the move sends it
+	met      meets           // what the last attempt met there
+	copied   *copied         // what is sent to a candidate behind the answer; nil: nothing
+	seat     seat            // at the application; of the attempt that is under way
+	tried    *balance.Member // where the last attempt at the application was
+	reader   reader
+	answer   answered
+	span     trace.Span // nil without a tracer
+	deadline time.Time  // until when the caller waits; zero: it did not say
+	sent     bool       // an attempt may have reached somebody
+	unsure   bool       // an attempt of a write ended with its outcome unknown: no later failure says that nothing was done
 }
 
 // decide is route's decision under a snapshot. Without a view, only what needs none is decided.
@@ -79,14 +103,20 @@ func (g *Gateway) decide(snap *snapshot, t route.Target) route.Decision {
 // run brings the request to an answer.
 func (x *exchange) run() {
 	defer x.end()
+	defer x.bounded()()
 	if x.r.ContentLength != 0 {
-		rc := http.NewResponseController(x.w)
-		x.body = newReplay(x.r.Body, x.r.ContentLength, rc.SetReadDeadline)
+		x.body = newReplay(x.r.Body, x.r.ContentLength, x.g.conf.Pace, x.bodyDeadline())
 	}
 	for x.ctx.Err() == nil {
 		snap := x.g.views.load()
 		d := x.g.decide(snap, x.target)
 		next := again
+		if wait := x.behind(d); wait != nil {
+			if wait() == done {
+				return
+			}
+			continue
+		}
 		switch d.Verdict {
 		case route.Hold:
 			if x.straggler(snap, d) {
@@ -109,17 +139,55 @@ func (x *exchange) run() {
 			return
 		}
 	}
-	if context.Cause(x.ctx) == errStopping {
+	switch context.Cause(x.ctx) {
+	case errStopping:
 		x.refuse(reasonStopping)
+	case errCallTimeout:
+		if !x.sent {
+			x.refuse(reasonExpired)
+			break
+		}
+		x.refuse(reasonTimeout)
+	default:
+		x.gone()
+	}
+}
+
+// gone ends a request whose client went away, or whose connection ended because the body did not come.
+func (x *exchange) gone() {
+	if x.body != nil && isTimeout(x.body.failed()) {
+		x.refuse(reasonSlowBody) // the client is there, and waits
 		return
 	}
 	x.g.metrics.clientGone.Inc()
+	// To return would be an answer, 200 without a body: who closed only what it sends would take it for the application's.
+	panic(http.ErrAbortHandler)
+}
+
+// bodyDeadline sets until when the client may take over its body. A gRPC stream may pause for as long as it likes; the
+// connection is pinged. What ends it at once still does.
+func (x *exchange) bodyDeadline() func(time.Time) error {
+	set := http.NewResponseController(x.w).SetReadDeadline
+	if !x.grpc {
+		return set
+	}
+	return func(t time.Time) error {
+		if t.IsZero() || t.After(time.Now()) {
+			return nil
+		}
+		return set(t)
+	}
 }
 
 func (x *exchange) end() {
+	x.passed()
 	if x.body != nil {
 		x.body.end()
 	}
+	if x.move != nil {
+		x.move.count(x.way, x.met)
+	}
+	x.copied.drop()
 }
 
 // refused handles what the decision refuses; a missing view is waited for.
@@ -152,12 +220,15 @@ func (x *exchange) hold(d route.Decision) step {
 	if x.from != nil {
 		most = min(peerWait, most)
 	}
-	end := x.g.room.wait(x.ctx, x.target, x.held.since.Add(most), x.prefetch)
+	x.passed()
+	end, passed := x.g.room.wait(x.ctx, x.target, x.held.since.Add(most), x.prefetch)
 	x.held.total += time.Since(now)
+	x.note("held", attribute.String("end", string(end)), attribute.String("reason", string(d.Reason)), attribute.Int64("us", time.Since(now).Microseconds()))
+	x.held.passed = passed
 	x.g.metrics.holdEnded[end].Inc()
 	switch end {
-	case holdReleased, holdClientGone:
-		return again
+	case holdReleased, holdClientGone, holdExpired, holdStopping:
+		return again // which looks at the context
 	case holdTimeout:
 		if x.from != nil {
 			return x.misdirect(d.Reason, d)
@@ -165,6 +236,14 @@ func (x *exchange) hold(d route.Decision) step {
 		return x.refuse(reasonHoldTimeout)
 	}
 	return x.refuse(reasonHoldFull)
+}
+
+// passed says that the request is answered, or ends, or is held again: where it was held, the next one may go.
+func (x *exchange) passed() {
+	if x.held.passed != nil {
+		x.held.passed()
+		x.held.passed = nil
+	}
 }
 
 // prefetch reads a small body while the request is held.
@@ -191,21 +270,41 @@ func (x *exchange) local(snap *snapshot, d route.Decision) step {
 	if wait := x.unfit(snap); wait != nil {
 		return wait()
 	}
+	x.met = metNothing
+	if reason := x.sit(); reason != route.None {
+		if x.ctx.Err() != nil {
+			return again // the loop sees why
+		}
+		x.met = metFailure // to its users it makes no difference where it failed
+		return x.refuse(reason)
+	}
+	defer x.seat.free()
 	leave, ok := x.enter(snap)
 	if !ok {
 		return again
 	}
-	out, ok := x.request(appURL(x.g.upstreams.apps[x.target.Route.Upstream], x.r.URL))
+	out, ok := x.request(x.seat.url(x.r.URL))
 	if !ok {
 		leave()
 		return x.refuse(reasonMoved)
 	}
-	resp, err := x.g.upstreams.app.RoundTrip(out)
+	x.takes()
+	resp, err := x.seat.service.transport.RoundTrip(out)
 	leave()
+	x.passed()
+	x.sent = x.sent || !wasNotSent(err)
 	if err != nil {
+		if x.seat.failed(x, err) {
+			x.met = metFailure
+		}
 		return x.failed(err, reasonAppDown, true)
 	}
-	if fenced := x.fencedBy(resp, snap, d); fenced != nil {
+	if x.move != nil {
+		x.met = answeredBy(resp)
+	}
+	fenced := x.fencedBy(resp, snap, d)
+	x.seat.answered(resp.StatusCode, fenced != nil)
+	if fenced != nil {
 		return fenced()
 	}
 	if late := x.late(resp, d); late != nil {
@@ -213,14 +312,38 @@ func (x *exchange) local(snap *snapshot, d route.Decision) step {
 		return late()
 	}
 	stripOurs(resp.Header)
+	x.saw(resp, d)
+	x.copied = x.copies(resp)
 	x.pass(resp, x.g.conf.Site, d.Slot.Epoch)
+	x.copied = x.copied.send(x.body)
 	return done
+}
+
+// takes says to another gateway that its request is taken, where that waits for the word before it sends a body that it can
+// send once only. The server says so itself when the body is read, but no more when the application has begun to answer by
+// then, as it may in gRPC: the body would come a time-out later.
+func (x *exchange) takes() {
+	if x.from == nil || !x.expects {
+		return
+	}
+	x.expects = false
+	h := x.w.Header()
+	kept, has := h["Connection"]
+	delete(h, "Connection") // not of this head
+	x.w.WriteHeader(http.StatusContinue)
+	if has {
+		h["Connection"] = kept
+	}
 }
 
 // fencedBy handles an answer that says that the fence refused the write and that nothing else was done. It returns
 // nil for any other answer.
 func (x *exchange) fencedBy(resp *http.Response, snap *snapshot, d route.Decision) func() step {
-	if resp.StatusCode != http.StatusServiceUnavailable || !x.target.Route.FencedRetry || !x.fencedWrite() {
+	refuses := resp.StatusCode == http.StatusServiceUnavailable
+	if x.grpc { // in trailers-only form: of a call with a head before them, something has been done
+		refuses = resp.StatusCode == http.StatusOK && resp.Header.Get("Grpc-Status") == strconv.Itoa(grpcUnavailable)
+	}
+	if !refuses || !x.target.Route.FencedRetry || !x.fencedWrite() {
 		return nil
 	}
 	ks, b, epoch, ok := parseFenced(resp.Header)
@@ -238,7 +361,9 @@ func (x *exchange) fencedBy(resp *http.Response, snap *snapshot, d route.Decisio
 	}
 	discard(resp)
 	x.used.fenced++
+	x.note("fenced", attribute.Int64("epoch", int64(epoch)))
 	return func() step {
+		x.seat.free() // for somebody else, meanwhile
 		_, ok := x.g.views.await(x.ctx, fenceWait, func(now *snapshot) bool {
 			slot, _ := now.site.View.Slot(ks, b)
 			return slot.Moving || slot.Owner != d.Slot.Owner || slot.Epoch > d.Slot.Epoch && slot.Epoch >= epoch || now.opened > snap.opened
@@ -254,17 +379,17 @@ func (x *exchange) fencedBy(resp *http.Response, snap *snapshot, d route.Decisio
 func (x *exchange) forward(snap *snapshot, d route.Decision) step {
 	p := x.g.upstreams.peers[d.Site]
 	if p == nil {
-		return x.refuse(reasonNoPeer)
+		return x.unreachable(reasonNoPeer)
 	}
 	leave, ok := x.enter(snap)
 	if !ok {
 		return again
 	}
-	turn, transport, ok := p.pick(time.Now())
+	turn, transport, ok := p.pick(time.Now(), x.socket)
 	if !ok {
 		leave()
 		x.g.metrics.forwards[d.Site].silent.Inc()
-		return x.refuse(reasonPeerDown)
+		return x.unreachable(reasonPeerDown)
 	}
 	u := *x.r.URL
 	u.Scheme, u.Host, u.User = "https", turn.at.hostPort, nil
@@ -273,13 +398,19 @@ func (x *exchange) forward(snap *snapshot, d route.Decision) step {
 		leave()
 		return x.refuse(reasonMoved)
 	}
+	x.note("forwarded", attribute.String("site", string(d.Site)))
 	forwarded{x.target.Route.Keyspace, x.target.Bucket, d.Slot.Epoch, snap.version(), x.used.reroutes + 1}.set(out.Header)
-	if x.body != nil && (x.r.ContentLength < 0 || x.r.ContentLength > keepBody) {
-		// Such a body can be sent once only: wait for the other gateway's word that it takes the request.
+	passOn(out.Header, x.r, x.target.Route)
+	if x.reader.carries {
+		out.Header[hSession] = []string{api.SessionNew} // the other gateway says where its answer comes from
+	}
+	if sentOnce(x.r) { // wait for the other gateway's word that it takes the request
 		out.Header["Expect"] = []string{"100-continue"}
 	}
 	resp, err := transport.RoundTrip(out)
 	leave()
+	x.passed()
+	x.sent = x.sent || !wasNotSent(err)
 	if err != nil {
 		if x.ctx.Err() == nil { // else its client went away, which says nothing about the address
 			turn.failed(time.Now())
@@ -293,6 +424,7 @@ func (x *exchange) forward(snap *snapshot, d route.Decision) step {
 	}
 	x.g.metrics.forwards[d.Site].answered.Inc()
 	site, epoch, reason := resp.Header.Get(hSite), resp.Header.Get(hEpoch), resp.Header.Get(hReason)
+	x.told(resp, d)
 	stripOurs(resp.Header)
 	if reason != "" {
 		resp.Header[hReason] = []string{reason}
@@ -339,11 +471,16 @@ func (x *exchange) failed(err error, unreachable route.Reason, elsewhere bool) s
 	default:
 		reason = reasonLost
 	}
+	x.note("attempt failed", attribute.String("reason", string(reason)))
 	x.g.log.Debug("attempt failed", "route", x.target.Route.Name, "reason", reason, "error", err)
 	retry := unsent && (elsewhere || !isTimeout(err)) || reason == reasonLost && x.idempotent()
-	if !retry || x.used.retries >= maxRetries || !x.sendable() || !x.g.budget.spend(time.Now()) {
+	if !retry || x.used.retries >= maxRetries || !x.sendable() || !x.app.budget.spend(time.Now()) {
+		if unreachable == reasonPeerDown {
+			return x.unreachable(reason)
+		}
 		return x.refuse(reason)
 	}
+	x.seat.free()
 	x.used.retries++
 	x.unsure = x.unsure || !unsent && !x.target.Safe
 	x.g.metrics.retries.Inc()
@@ -379,17 +516,18 @@ func (x *exchange) request(u *url.URL) (out *http.Request, ok bool) {
 		Method: x.r.Method, URL: u, Host: x.r.Host, Header: x.header.Clone(), ContentLength: x.r.ContentLength,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody,
 	}).WithContext(x.ctx)
-	// The transport would send a request with such a header again on its own, and this exchange would not know that an
-	// attempt of unknown outcome went before. It does not recognise the name in lower case.
-	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if v, has := out.Header[name]; has {
-			delete(out.Header, name)
-			out.Header[strings.ToLower(name)] = v
-		}
+	onceOnly(out.Header)
+	if x.socket {
+		out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	}
+	x.passDeadline(out.Header)
+	if x.grpc {
+		out.Header["Te"] = []string{"trailers"} // a server that is not told so may refuse the call
 	}
 	if _, has := out.Header["User-Agent"]; !has {
 		out.Header["User-Agent"] = []string{""} // the client named none; do not name ours
 	}
+	x.traced(x.ctx, out.Header)
 	if x.body == nil {
 		return out, true
 	}
@@ -410,6 +548,17 @@ func (x *exchange) request(u *url.URL) (out *http.Request, ok bool) {
 		return nil, errRevoked
 	}
 	return out, true
+}
+
+// onceOnly keeps the transport from sending a request again on its own for its idempotency key: nobody here would know that an
+// attempt of unknown outcome went before. It does not recognise the name in lower case.
+func onceOnly(h http.Header) {
+	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if v, has := h[name]; has {
+			delete(h, name)
+			h[strings.ToLower(name)] = v
+		}
+	}
 }
 
 // discard drops an answer, keeping the connection where the answer is short.

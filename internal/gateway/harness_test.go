@@ -32,6 +32,9 @@ var certs struct {
 }
 
 func TestMain(m *testing.M) {
+	if text := os.Getenv("GATEWAY_TEST_PROCESS"); text != "" {
+		os.Exit(runProcess(text))
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "atoll-gateway-test")
 		if err != nil {
@@ -93,6 +96,9 @@ type testAgent struct {
 		known     viewVersion // of the newest document that it knows; may be ahead of the stream
 		refuse    bool
 		refuseAck bool
+		stands    *api.Seen              // answers seen; nil: not to be learned
+		applied   map[topo.SiteID]uint64 // answers await
+		staleMS   map[topo.SiteID]int64
 		stop      chan struct{}
 	}
 }
@@ -105,6 +111,8 @@ func newTestAgent(t testing.TB) *testAgent {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/view", a.stream)
 	mux.HandleFunc("POST /v1/view/ack", a.ack)
+	mux.HandleFunc("POST /v1/view/seen", a.seen)
+	mux.HandleFunc("POST /v1/view/await", a.await)
 	a.Server = httptest.NewServer(mux)
 	t.Cleanup(a.kill)
 	return a
@@ -169,7 +177,65 @@ func (a *testAgent) ack(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not the active agent", http.StatusServiceUnavailable)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(api.LeaseState{RemainingMS: a.mu.remaining, Generation: a.mu.known.generation, Version: a.mu.known.version})
+	_ = json.NewEncoder(w).Encode(api.LeaseState{RemainingMS: a.mu.remaining, Generation: a.mu.known.generation, Version: a.mu.known.version, StaleMS: a.mu.staleMS})
+}
+
+// seen tells for every bucket the same place.
+func (a *testAgent) seen(w http.ResponseWriter, r *http.Request) {
+	var in api.SeenRequest
+	must0(json.NewDecoder(r.Body).Decode(&in))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mu.stands == nil {
+		http.Error(w, "the database is away", http.StatusServiceUnavailable)
+		return
+	}
+	for i := range in.Buckets {
+		ks, b := in.Buckets[i].Keyspace, in.Buckets[i].Bucket
+		in.Buckets[i] = *a.mu.stands
+		in.Buckets[i].Keyspace, in.Buckets[i].Bucket = ks, b
+	}
+	must0(json.NewEncoder(w).Encode(api.SeenAnswer(in)))
+}
+
+func (a *testAgent) await(w http.ResponseWriter, r *http.Request) {
+	var in api.AwaitRequest
+	must0(json.NewDecoder(r.Body).Decode(&in))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := a.mu.applied[in.Seen.Site]
+	must0(json.NewEncoder(w).Encode(api.AwaitAnswer{Here: at >= in.Seen.Position, Applied: at}))
+}
+
+// stand sets where the agent's database stands, for every bucket.
+func (a *testAgent) stand(epoch topo.Epoch, owner topo.SiteID, position uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.stands = &api.Seen{Epoch: epoch, Site: owner, Position: position}
+}
+
+// lose makes where the database stands unknown.
+func (a *testAgent) lose() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.stands = nil
+}
+
+// age sets how old the agent's copy of a site is.
+func (a *testAgent) age(site topo.SiteID, ms int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.staleMS = map[topo.SiteID]int64{site: ms}
+}
+
+// apply has the agent's database apply a site's changes up to a position.
+func (a *testAgent) apply(site topo.SiteID, position uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mu.applied == nil {
+		a.mu.applied = make(map[topo.SiteID]uint64)
+	}
+	a.mu.applied[site] = position
 }
 
 func (a *testAgent) acked(gateway string) api.ViewAck {
@@ -216,6 +282,11 @@ var (
 	testRoutes = []topo.Route{
 		{Name: "users", Path: "/users", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Header: "X-User"}, {Path: 2}}, WithoutKey: topo.RefuseKeyless, FencedRetry: true},
 		{Name: "strong", Path: "/strong", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Header: "X-User"}}, WithoutKey: topo.RefuseKeyless, HoldReads: true},
+		{Name: "near", Path: "/near", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Header: "X-User"}}, WithoutKey: topo.RefuseKeyless, Reads: topo.NearestReads, Session: topo.HeaderSessions},
+		{Name: "cookie", Path: "/cookie", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Header: "X-User"}}, WithoutKey: topo.RefuseKeyless, Reads: topo.NearestReads, Session: topo.CookieSessions, Strict: true},
+		{Name: "aged", Path: "/aged", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Header: "X-User"}}, WithoutKey: topo.RefuseKeyless, Reads: topo.NearestReads, MaxStaleness: 5 * time.Second},
+		{Name: "refuses", Path: "/aged/refuses", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Header: "X-User"}}, WithoutKey: topo.RefuseKeyless, Reads: topo.NearestReads, MaxStaleness: 5 * time.Second, WhenStale: topo.StaleRefused},
+		{Name: "serves", Path: "/aged/serves", Upstream: "app", Keyspace: "users", Key: []topo.KeySource{{Header: "X-User"}}, WithoutKey: topo.RefuseKeyless, Reads: topo.NearestReads, MaxStaleness: 5 * time.Second, WhenStale: topo.StaleServed, Session: topo.HeaderSessions},
 		{Name: "plain", Path: "/", Upstream: "app"},
 	}
 )
@@ -288,7 +359,7 @@ func (s *site) config() Config {
 		PeerTLS:   certs.sites[s.id].ServerTLS(nil),
 		ClientTLS: certs.sites[s.id].ClientTLS,
 		Routes:    testRoutes, Keyspaces: testSpaces,
-		Upstreams: map[string]string{"app": s.app.URL},
+		Upstreams: map[string]Upstream{"app": At(s.app.URL)},
 		Agents:    []Agent{{Site: s.id, URL: s.agent.URL}},
 		Hold:      Hold{MaxTime: 10 * time.Second},
 		Grace:     5 * time.Second,
@@ -433,7 +504,7 @@ func echo(name string) http.Handler {
 	})
 }
 
-// counter reads a counter of the gateway, by name and labels.
+// counter reads a counter or a gauge of the gateway, by name and labels.
 func (s *site) counter(name string, labels ...string) float64 {
 	families, err := s.gw.metrics.registry.Gather()
 	must0(err)
@@ -444,7 +515,7 @@ func (s *site) counter(name string, labels ...string) float64 {
 				has = append(has, l.GetName(), l.GetValue())
 			}
 			if f.GetName() == "atoll_gateway_"+name && slices.Equal(has, labels) {
-				return m.GetCounter().GetValue()
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue() // it is one of the two
 			}
 		}
 	}

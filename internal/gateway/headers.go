@@ -2,13 +2,11 @@ package gateway
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"net/textproto"
 	"strconv"
 	"strings"
 
-	"github.com/atollhq/atoll/route"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -25,17 +23,22 @@ const (
 	hFenced   = "Atoll-Fenced"
 	hReason   = "Atoll-Reason"
 	hOwner    = "Atoll-Owner"
+	hSession  = "Atoll-Session"
+	hLost     = "Atoll-Session-Lost"
+
+	hCertificate = "Atoll-Certificate"
+	hStale       = "Atoll-Stale-Ms"
 )
 
 // hopHeaders belong to one connection (RFC 9110, section 7.6.1) and are never passed on.
 var hopHeaders = []string{
 	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer",
-	"Transfer-Encoding", "Upgrade",
+	"Transfer-Encoding", "Upgrade", "Http2-Settings",
 }
 
-// ours tells whether a header name is ours, also as applications read it that turn underscores into hyphens.
+// ours tells whether a header name is ours, also as applications read it that make the same of underscores, dots and hyphens.
 func ours(name string) bool {
-	return len(name) >= 6 && strings.EqualFold(name[:5], "atoll") && (name[5] == '-' || name[5] == '_')
+	return len(name) >= 6 && strings.EqualFold(name[:5], "atoll") && (name[5] == '-' || name[5] == '_' || name[5] == '.')
 }
 
 func stripOurs(h http.Header) {
@@ -60,34 +63,6 @@ func stripHop(h http.Header, keep func(string) bool) {
 	for _, name := range hopHeaders {
 		delete(h, name)
 	}
-}
-
-// outboundHeader is the header of a user's request as the application gets it.
-func outboundHeader(r *http.Request, rt *route.Route) http.Header {
-	h := r.Header.Clone()
-	stripHop(h, func(name string) bool {
-		for _, k := range rt.Key {
-			if k.Header != "" && strings.EqualFold(k.Header, name) {
-				return true
-			}
-		}
-		return name == "Cookie" || name == "Authorization" || name == "Content-Type"
-	})
-	stripOurs(h)
-	delete(h, "Expect") // the server has answered it, or will when the body is read
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Real-Ip"} {
-		delete(h, name)
-	}
-	if ip, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		h["X-Forwarded-For"] = []string{ip}
-	}
-	h["X-Forwarded-Host"] = []string{r.Host}
-	proto := "http"
-	if r.TLS != nil {
-		proto = "https"
-	}
-	h["X-Forwarded-Proto"] = []string{proto}
-	return h
 }
 
 // forwarded is what the headers of a forwarded request say.

@@ -2,12 +2,14 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -103,6 +105,43 @@ func TestStragglersArePassedOn(t *testing.T) {
 	if d := time.Since(start); d < peerWait {
 		t.Errorf("gave up after %s", d)
 	}
+}
+
+// Another gateway that waits for the word that its request is taken hears it before the application does anything: an
+// application that answers at once, as gRPC's do, would be heard in its stead, and the body would never come.
+func TestTakenBeforeTheApplication(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", freeAddr(t)) // takes connections, and ends no TLS handshake
+	must0(err)
+	defer silent.Close()
+	a := newSite(t, "a", echo("a"))
+	conf := a.config()
+	conf.Upstreams = map[string]Upstream{"app": At("h2://" + silent.Addr().String())}
+	a.start(t, conf)
+	publish(half(), 1, a)
+	a.ready(t, 1)
+	c := peerClient(t, "b", "a")
+	c.Transport.(*http.Transport).ExpectContinueTimeout = time.Minute
+	taken := make(chan bool, 1)
+	ctx, cancel := context.WithCancel(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got100Continue: func() { taken <- true }}))
+	defer cancel()
+	req := forwardedRequest(a, "POST", forwarded{"users", 0, 1, viewVersion{1, 1}, 1}, keyIn(0)).WithContext(ctx)
+	req.Body, req.ContentLength = io.NopCloser(strings.NewReader("x")), -1
+	req.Header.Set("Expect", "100-continue")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if resp, err := c.Do(req); err == nil {
+			_ = resp.Body.Close()
+		}
+	}()
+	select {
+	case <-taken:
+	case <-done:
+		t.Error("answered without the word")
+	}
+	cancel()
+	<-done
 }
 
 func TestPeersNeedACertificate(t *testing.T) {

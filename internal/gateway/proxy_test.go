@@ -89,7 +89,7 @@ func TestRefusals(t *testing.T) {
 	}
 	ws, _ := http.NewRequest("GET", a.url("/"), nil)
 	ws.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
-	want(t, send(t, c, ws), 501, reasonUpgrade)
+	want(t, send(t, c, ws), 200, "") // the application may say no
 	dots, _ := http.NewRequest("GET", a.url("/"), nil)
 	dots.URL.Opaque = "//" + a.gw.UserAddr() + "/x/../users"
 	want(t, send(t, c, dots), 400, route.BadPath)
@@ -194,7 +194,7 @@ func TestRetryBudget(t *testing.T) {
 
 func TestApplicationIsDown(t *testing.T) {
 	t.Parallel()
-	a := alone(t, echo("a"), func(c *Config) { c.Upstreams = map[string]string{"app": "http://127.0.0.1:1"} })
+	a := alone(t, echo("a"), func(c *Config) { c.Upstreams = map[string]Upstream{"app": At("http://127.0.0.1:1")} })
 	c := newClient(t)
 	want(t, do(t, c, "POST", a.url("/users"), keyIn(0), "x"), 502, reasonAppDown)
 	want(t, do(t, c, "GET", a.url("/"), "", ""), 502, reasonAppDown)
@@ -225,6 +225,26 @@ func TestClientGone(t *testing.T) {
 	cancel()
 	<-ended
 	<-left
+	eventually(t, "counted", func() bool { return a.counter("client_gone_total") == 1 })
+}
+
+// A client that closes what it sends, and waits, counts as gone. It gets no answer that could be taken for the application's.
+func TestHalfClosedClient(t *testing.T) {
+	t.Parallel()
+	entered := make(chan struct{}, 1)
+	a := alone(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		<-r.Context().Done()
+	}), nil)
+	conn, err := net.Dial("tcp", a.gw.UserAddr())
+	must0(err)
+	defer conn.Close()
+	_, _ = fmt.Fprintf(conn, "GET /users HTTP/1.1\r\nHost: x\r\nX-User: %s\r\n\r\n", keyIn(0))
+	<-entered
+	must0(conn.(*net.TCPConn).CloseWrite())
+	if text, err := io.ReadAll(conn); err != nil || len(text) > 0 {
+		t.Errorf("got %q, %v", text, err)
+	}
 	eventually(t, "counted", func() bool { return a.counter("client_gone_total") == 1 })
 }
 
@@ -268,9 +288,10 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 	}
 }
 
-// Held uploads on an HTTP/2 connection leave room for their neighbours.
+// Held uploads on an HTTP/2 connection leave room for their neighbours on it.
 func TestHeldUploadsDoNotStallTheirNeighbours(t *testing.T) {
 	t.Parallel()
+	const large, small, uploads = 2 << 20, 100 << 10, 10
 	a := newSite(t, "a", echo("a"))
 	conf := a.config()
 	conf.Listen.TLS = &tls.Config{Certificates: []tls.Certificate{certs.users}}
@@ -283,22 +304,31 @@ func TestHeldUploadsDoNotStallTheirNeighbours(t *testing.T) {
 	c.Transport.(*http.Transport).ForceAttemptHTTP2 = true
 	url := "https://" + a.gw.UserAddr() + "/users"
 	want(t, do(t, c, "GET", url, keyIn(1), ""), 200, "") // opens the connection
-	got := make(chan answer, 10)
-	for range 10 {
-		go func() { got <- do(t, c, "POST", url, keyIn(0), strings.Repeat("x", 1<<20)) }()
+	got := make(chan answer, uploads)
+	for range uploads {
+		go func() { got <- do(t, c, "POST", url, keyIn(0), strings.Repeat("x", large)) }()
 	}
-	eventually(t, "held", func() bool { return a.gw.room.held() == 10 })
-	want(t, do(t, c, "POST", url, keyIn(1), strings.Repeat("x", 1<<20)), 200, "")
-	if n := a.gw.room.held(); n != 10 {
+	eventually(t, "held", func() bool { return a.gw.room.held() == uploads })
+	for _, size := range []int{small, large} {
+		answer := do(t, c, "POST", url, keyIn(1), strings.Repeat("x", size))
+		want(t, answer, 200, "")
+		if text := fmt.Sprintf("a POST %d", size); answer.body != text {
+			t.Errorf("got %q, want %q", answer.body, text)
+		}
+	}
+	if n := a.gw.room.held(); n != uploads {
 		t.Errorf("a neighbour waited for the held uploads: %d are left", n)
+	}
+	if n := a.gw.listeners.users.open.Load(); n != 1 {
+		t.Errorf("%d connections: they were no neighbours", n)
 	}
 	aborted := change(moving.AbortMove("users", topo.SpansOf(0), "h"))
 	publish(aborted, aborted.Version, a)
-	for range 10 {
+	for range uploads {
 		answer := <-got
 		want(t, answer, 200, "")
-		if answer.body != "a POST 1048576" {
-			t.Errorf("%q", answer.body)
+		if text := fmt.Sprintf("a POST %d", large); answer.body != text {
+			t.Errorf("got %q, want %q", answer.body, text)
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,45 +101,147 @@ func testRoom(limits Hold) (r *room, hold *atomic.Bool, target route.Target) {
 	return r, hold, route.Target{Route: &route.Route{Route: topo.Route{Keyspace: "users"}}, Keyed: true, Write: true}
 }
 
+// Of each bucket one at a time is let go, and of all so many; the next one when one is answered, or when it takes too long.
 func TestRoomReleasesInOrderAndPaced(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const n = 10 * releaseBurst
-		r, hold, target := testRoom(Hold{MaxPerBucket: n, MaxRequests: n})
-		var mu sync.Mutex
-		var order []int
-		var group sync.WaitGroup
-		for i := range n {
-			group.Go(func() {
-				if end := r.wait(t.Context(), target, time.Now().Add(time.Minute), func() {}); end != holdReleased {
-					t.Error(end)
+	for name, c := range map[string]struct {
+		buckets int
+		takes   time.Duration // an answer
+		most    int           // under way at a time
+		within  [2]time.Duration
+	}{
+		"one bucket, quick answers": {1, time.Millisecond, 1, [2]time.Duration{640 * time.Millisecond, 700 * time.Millisecond}},
+		"one bucket, slow answers":  {1, time.Minute, 640, [2]time.Duration{time.Second, 2 * time.Second}},
+		"many, quick answers":       {160, 10 * time.Millisecond, releaseBurst, [2]time.Duration{90 * time.Millisecond, 120 * time.Millisecond}},
+		"many, slow answers":        {160, time.Minute, 640, [2]time.Duration{900 * time.Millisecond, 1200 * time.Millisecond}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const n = 10 * releaseBurst
+				r, hold, target := testRoom(Hold{MaxPerBucket: n, MaxRequests: n})
+				var mu sync.Mutex
+				last := make(map[topo.BucketID]int)
+				there, most := 0, 0
+				var group sync.WaitGroup
+				for i := range n {
+					group.Go(func() {
+						at := target
+						at.Bucket = topo.BucketID(i % c.buckets)
+						end, passed := r.wait(t.Context(), at, time.Now().Add(time.Hour), func() {})
+						if end != holdReleased {
+							t.Error(end)
+						}
+						mu.Lock()
+						if before, any := last[at.Bucket]; any && before > i {
+							t.Errorf("%d of bucket %d went before %d", before, at.Bucket, i)
+						}
+						last[at.Bucket] = i
+						there++
+						most = max(most, there)
+						mu.Unlock()
+						time.Sleep(c.takes) // of the bubble: no time passes outside
+						mu.Lock()
+						there--
+						mu.Unlock()
+						passed()
+						passed()
+					})
+					synctest.Wait() // the order of arrival is the order of i
 				}
-				mu.Lock()
-				order = append(order, i/releaseBurst)
-				mu.Unlock()
+				start := time.Now()
+				hold.Store(false)
+				r.settle(nil)
+				group.Wait()
+				if most > c.most {
+					t.Errorf("%d at a time, want %d", most, c.most)
+				}
+				if d := time.Since(start) - c.takes; d < c.within[0]-c.takes || d > c.within[1] {
+					t.Errorf("the release took %s", d)
+				}
+				r.close()
+				if r.held() != 0 || len(r.mu.queues) != 0 {
+					t.Errorf("%d held", r.held())
+				}
 			})
-			synctest.Wait() // the order of arrival is the order of i
+		})
+	}
+}
+
+// More are let go at a time where that gets more answered, and not where they only wait for each other.
+func TestPacerLooksHowLongAnswersTake(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		places      int // of the application: so many answers are made at a time
+		takes       time.Duration
+		atLeast, to int // under way at a time
+		within      time.Duration
+	}{
+		"a way that is long":    {1000, 50 * time.Millisecond, 200, 200, 2500 * time.Millisecond},
+		"an application's most": {4, time.Millisecond, releaseBurst, releaseBurst + 16, 2100 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const buckets, each = 800, 10
+				places := make(chan bool, c.places)
+				var there, most atomic.Int64
+				var group sync.WaitGroup
+				queues := make([][]*waiter, buckets)
+				for i := range queues {
+					for range each {
+						w := &waiter{free: make(chan struct{})}
+						queues[i] = append(queues[i], w)
+						group.Go(func() {
+							<-w.free
+							n := there.Add(1)
+							for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+							}
+							places <- true
+							time.Sleep(c.takes) // of the bubble
+							<-places
+							there.Add(-1)
+							w.passed()
+						})
+					}
+				}
+				start := time.Now()
+				newPacer(queues, nil).run()
+				group.Wait()
+				if n := int(most.Load()); n < c.atLeast || n > c.to {
+					t.Errorf("%d at a time", n)
+				}
+				if d := time.Since(start); d > c.within {
+					t.Errorf("took %s", d)
+				}
+			})
+		})
+	}
+}
+
+// Whoever left while its turn had not come is not waited for; at the end everybody is let go at once.
+func TestPacer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		queue := make([]*waiter, 5)
+		for i := range queue {
+			queue[i] = &waiter{free: make(chan struct{})}
 		}
-		start := time.Now()
-		hold.Store(false)
-		r.settle(nil)
-		synctest.Wait()
-		mu.Lock()
-		if len(order) != releaseBurst {
-			t.Errorf("%d released at once, want %d", len(order), releaseBurst)
+		for _, w := range queue[:3] {
+			w.gone.Store(true)
 		}
-		mu.Unlock()
-		group.Wait()
-		if !slices.IsSorted(order) {
-			t.Errorf("order of bursts %v", order)
+		stop := make(chan struct{})
+		p := newPacer([][]*waiter{queue}, stop)
+		began := time.Now()
+		done := make(chan struct{})
+		go func() { p.run(); close(done) }()
+		<-queue[3].free
+		if d := time.Since(began); d > 0 {
+			t.Errorf("waited %s for those who had left", d)
 		}
-		if d := time.Since(start); d < 9*releaseGap/2 || d > 9*2*releaseGap {
-			t.Errorf("the release took %s", d)
-		}
-		r.close()
-		if r.held() != 0 || len(r.mu.queues) != 0 {
-			t.Errorf("%d held", r.held())
-		}
+		close(stop)
+		<-queue[4].free
+		<-done
 	})
 }
 
@@ -152,7 +253,10 @@ func TestRoomEnds(t *testing.T) {
 			end := make(chan holdEnd, 1)
 			at := target
 			at.Bucket = b
-			go func() { end <- r.wait(ctx, at, time.Now().Add(d), func() {}) }()
+			go func() {
+				how, _ := r.wait(ctx, at, time.Now().Add(d), func() {})
+				end <- how
+			}()
 			synctest.Wait()
 			return end
 		}
@@ -188,23 +292,11 @@ func TestRoomEnds(t *testing.T) {
 	})
 }
 
-func TestInterleave(t *testing.T) {
-	t.Parallel()
-	w := make([]*waiter, 6)
-	for i := range w {
-		w[i] = &waiter{}
-	}
-	got := interleave([][]*waiter{{w[0], w[1], w[2]}, {w[3]}, {w[4], w[5]}})
-	if want := []*waiter{w[0], w[3], w[4], w[1], w[5], w[2]}; !slices.Equal(got, want) {
-		t.Error("first of every bucket, then the second ones")
-	}
-}
-
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 1, 1000, keepBody, keepBody + 1, 3 * keepBody} {
 		text := strings.Repeat("0123456789", size/10+1)[:size]
-		p := newReplay(iotest.HalfReader(strings.NewReader(text)), int64(size), func(time.Time) error { return nil })
+		p := newReplay(iotest.HalfReader(strings.NewReader(text)), int64(size), Pace{}.withDefaults(), func(time.Time) error { return nil })
 		first, _ := p.next()
 		half := make([]byte, size/2)
 		if _, err := io.ReadFull(first, half); err != nil && size > 1 {
@@ -240,7 +332,7 @@ func TestReplay(t *testing.T) {
 func TestReplayOvertakesAStuckAttempt(t *testing.T) {
 	t.Parallel()
 	pr, pw := io.Pipe()
-	p := newReplay(pr, -1, func(time.Time) error { return nil })
+	p := newReplay(pr, -1, Pace{}.withDefaults(), func(time.Time) error { return nil })
 	first, _ := p.next()
 	stuck := make(chan error, 1)
 	go func() { _, err := first.Read(make([]byte, 10)); stuck <- err }()

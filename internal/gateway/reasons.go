@@ -22,12 +22,19 @@ const (
 	reasonNoPeer      route.Reason = "no-peer"              // the owner's gateways are not known; not executed
 	reasonPeerDown    route.Reason = "peer-unreachable"     // no gateway of the owner answers; not executed
 	reasonAppDown     route.Reason = "upstream-unreachable" // the application does not answer; not executed
+	reasonNoInstance  route.Reason = "no-instance"          // the application has no instance that is known; not executed
+	reasonOverload    route.Reason = "overload"             // the application has as much to do as it can; not executed
+	reasonRate        route.Reason = "rate"                 // the route's quota is used up; not executed
+	reasonExpired     route.Reason = "expired"              // the caller's time was over before it was sent; not executed
 	reasonLost        route.Reason = "upstream-lost"        // the connection broke; outcome unknown
 	reasonTimeout     route.Reason = "upstream-timeout"     // no answer in time; outcome unknown
 	reasonSlowBody    route.Reason = "slow-body"            // the client's body stopped
 	reasonForwarded   route.Reason = "bad-forward"          // to another gateway: its headers do not fit the request
 	reasonHops        route.Reason = "hops"                 // forwarded too often
-	reasonUpgrade     route.Reason = "upgrade"              // protocol upgrades are not passed on
+	reasonSessionLost route.Reason = "session-lost"         // a failover lost what the session had seen; not executed
+	reasonNoTokenKeys route.Reason = "no-token-keys"        // the keys of tokens are not known yet; not executed
+	reasonStale       route.Reason = "stale"                // this site's copy is older than the route allows; not executed
+	reasonUpgrade     route.Reason = "upgrade"              // the application's answer to an upgrade makes no sense
 )
 
 type refusal struct {
@@ -47,6 +54,8 @@ var refusals = map[route.Reason]refusal{
 	route.NoKey:           {http.StatusBadRequest, "the request carries no key, and its route wants one"},
 	route.DuplicateKey:    {http.StatusBadRequest, "the key occurs more than once"},
 	route.MalformedKey:    {http.StatusBadRequest, "the key is malformed"},
+	route.BadToken:        {http.StatusUnauthorized, "the token is not valid here"},
+	route.ExpiredToken:    {http.StatusUnauthorized, "the token is out of date"},
 	route.UnknownKeyspace: {http.StatusServiceUnavailable, "the keyspace of this route is not placed; has its specification changed?"},
 	reasonNoView:          {http.StatusServiceUnavailable, "this gateway has no view of the ownership yet; is the agent running?"},
 	reasonHoldTimeout:     {http.StatusServiceUnavailable, "the data of this request is being moved and this takes too long; nothing was done"},
@@ -61,10 +70,17 @@ var refusals = map[route.Reason]refusal{
 	reasonNoPeer:          {http.StatusServiceUnavailable, "the owner of this key has no gateway that is known here; nothing was done"},
 	reasonPeerDown:        {http.StatusServiceUnavailable, "the owner of this key cannot be reached; nothing was done"},
 	reasonAppDown:         {http.StatusBadGateway, "the application cannot be reached; nothing was done"},
+	reasonNoInstance:      {http.StatusServiceUnavailable, "the application has no instance that is known here; nothing was done"},
+	reasonOverload:        {http.StatusServiceUnavailable, "the application has as much to do as it can; nothing was done, come back later"},
+	reasonRate:            {http.StatusTooManyRequests, "too many requests in this time; nothing was done, come back when Retry-After says"},
+	reasonExpired:         {http.StatusGatewayTimeout, "the caller's time was over before the request could be sent; nothing was done"},
 	reasonLost:            {http.StatusBadGateway, "the connection broke before the answer; what was done is not known"},
 	reasonTimeout:         {http.StatusGatewayTimeout, "no answer came in time; what was done is not known"},
 	reasonSlowBody:        {http.StatusRequestTimeout, "the request's body did not arrive"},
 	reasonForwarded:       {http.StatusServiceUnavailable, "two gateways read this request differently; are their specifications the same?"},
 	reasonHops:            {http.StatusServiceUnavailable, "the request was passed on too often; nothing was done"},
-	reasonUpgrade:         {http.StatusNotImplemented, "this gateway does not pass on protocol upgrades"},
+	reasonSessionLost:     {http.StatusConflict, "a failover lost something that this session had written or seen; nothing was done, and with this answer's Atoll-Session it begins anew"},
+	reasonNoTokenKeys:     {http.StatusServiceUnavailable, "the keys to verify tokens with could not be fetched yet; nothing was done"},
+	reasonStale:           {http.StatusServiceUnavailable, "this site's copy of the data is older than this route allows; nothing was done"},
+	reasonUpgrade:         {http.StatusBadGateway, "the application changed to a protocol that nobody asked for"},
 }

@@ -40,11 +40,11 @@ type agentClient struct {
 	site   topo.SiteID
 	own    bool
 	base   string
-	name   string // of the gateway
+	name   func() string // of the gateway, as the agent is to know it
 	client *http.Client
 }
 
-func newAgentClient(a Agent, own bool, name string) *agentClient {
+func newAgentClient(a Agent, own bool, name func() string) *agentClient {
 	t := &http.Transport{
 		TLSClientConfig:       a.TLS,
 		TLSHandshakeTimeout:   handshakeTimeout,
@@ -80,6 +80,9 @@ func decodeLine(line []byte) (view *topo.View, opened uint64, standby bool, err 
 	v, err := topo.NewView(o)
 	return v, u.OpenedVersion, u.Standby, err
 }
+
+// errRenamed ends a stream so that the next one says another name.
+var errRenamed = errors.New("the gateway goes by another name")
 
 // errStandby ends the stream of an agent of this site that is not the active one: it knows nothing of the fence.
 var errStandby = errors.New("the agent stands by")
@@ -126,6 +129,15 @@ func (g *Gateway) stream(ctx context.Context, a *agentClient) (lines int, err er
 		leave := time.AfterFunc(foreignStream, func() { cancel(errors.New("looking for the site's own agent again")) })
 		defer leave.Stop()
 	}
+	over := make(chan struct{})
+	defer close(over)
+	go func() { // ends with the stream
+		select {
+		case <-g.renamed:
+			cancel(errRenamed)
+		case <-over:
+		}
+	}()
 	body, err := a.open(ctx)
 	if err != nil {
 		return 0, cmpCause(ctx, err)
@@ -149,6 +161,7 @@ func (g *Gateway) stream(ctx context.Context, a *agentClient) (lines int, err er
 			return lines, fmt.Errorf("refused a view update: %w", err)
 		}
 		lines++
+		g.heard.now()
 		if standby && a.own {
 			return lines, errStandby
 		}
@@ -165,7 +178,7 @@ func cmpCause(ctx context.Context, err error) error {
 }
 
 func (a *agentClient) open(ctx context.Context) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+"/v1/view?gateway="+url.QueryEscape(a.name), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+"/v1/view?gateway="+url.QueryEscape(a.name()), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +192,32 @@ func (a *agentClient) open(ctx context.Context) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("agent answered %s: %s", resp.Status, bytes.TrimSpace(text))
 	}
 	return resp.Body, nil
+}
+
+// post sends one question to the agent.
+func (a *agentClient) post(ctx context.Context, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.base+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, api.MaxBody))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("agent answered %s: %.300s", resp.Status, bytes.TrimSpace(text))
+	}
+	return json.Unmarshal(text, out)
 }
 
 // acknowledge tells the site's own agent which view is in use and which writes and strong reads are under way: at each change, when a
@@ -226,34 +265,15 @@ func (g *Gateway) sendAck(ctx context.Context, a *agentClient) error {
 		return nil
 	}
 	v := snap.version()
-	body, err := json.Marshal(api.ViewAck{Gateway: g.name, Generation: v.generation, Version: v.version, InFlight: g.flights.moving(snap)})
-	if err != nil {
-		return err
-	}
+	ack := api.ViewAck{Gateway: g.ackName(), Generation: v.generation, Version: v.version, InFlight: g.flights.moving(snap)}
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.base+"/v1/view/ack", bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
 	sent := time.Now()
-	resp, err := a.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("agent answered %s: %.300s", resp.Status, bytes.TrimSpace(text))
-	}
 	var state api.LeaseState
-	if err := json.Unmarshal(text, &state); err != nil {
+	if err := a.post(ctx, "/v1/view/ack", ack, &state); err != nil {
 		return fmt.Errorf("lease state: %w", err)
 	}
+	g.readers.told(sent, state.StaleMS)
 	if state.RemainingMS > maxLease.Milliseconds() {
 		return fmt.Errorf("lease state: %d ms remain; no lease is that long", state.RemainingMS)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -46,8 +45,7 @@ func wasNotSent(err error) bool {
 
 // upstreams are the places where requests are sent to: this site's applications and other sites' gateways.
 type upstreams struct {
-	apps      map[string]*url.URL
-	app       *http.Transport
+	services  map[string]*service
 	peers     map[topo.SiteID]*peer
 	transport []*http.Transport // all of them
 	seekers   *seekers
@@ -55,28 +53,32 @@ type upstreams struct {
 
 // peer is the gateways of one other site.
 type peer struct {
-	addrs []*address
-	lanes []*http.Transport
-	turn  atomic.Uint32
+	addrs   []*address
+	lanes   []*http.Transport
+	sockets *http.Transport // for WebSockets: HTTP/1.1
+	turn    atomic.Uint32
 }
 
-func newUpstreams(apps map[string]string, peers map[topo.SiteID][]string, clientTLS func(topo.SiteID) *tls.Config) (*upstreams, error) {
-	u := &upstreams{apps: make(map[string]*url.URL), peers: make(map[topo.SiteID]*peer), seekers: newSeekers()}
-	for name, text := range apps {
-		base, err := url.Parse(text)
-		if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.RawQuery != "" || base.User != nil {
-			return nil, fmt.Errorf("upstream %s: %q is not a base URL such as http://127.0.0.1:8080", name, text)
+func newUpstreams(c Config) (*upstreams, error) {
+	u := &upstreams{services: make(map[string]*service), peers: make(map[topo.SiteID]*peer), seekers: newSeekers()}
+	for name, declared := range c.Upstreams {
+		s, err := newService(name, declared, c, time.Now())
+		if err != nil {
+			return nil, fmt.Errorf("upstream %s: %w", name, err)
 		}
-		u.apps[name] = base
+		u.services[name] = s
+		u.transport = append(u.transport, s.transport, s.checks)
 	}
-	u.app = newTransport(appAnswer, appIdle)
-	u.transport = append(u.transport, u.app)
+	return u, u.addPeers(c.Peers, c.ClientTLS)
+}
+
+func (u *upstreams) addPeers(peers map[topo.SiteID][]string, clientTLS func(topo.SiteID) *tls.Config) error {
 	for site, addrs := range peers {
 		if len(addrs) == 0 {
-			return nil, fmt.Errorf("site %s has no gateway address", site)
+			return fmt.Errorf("site %s has no gateway address", site)
 		}
 		p := &peer{}
-		dial := p.dialTLS(clientTLS(site))
+		dial := p.dialTLS(clientTLS(site), "h2", "http/1.1")
 		for _, addr := range addrs {
 			p.addrs = append(p.addrs, newAddress(addr, u.seekers, func(ctx context.Context) error {
 				conn, err := dial(ctx, "tcp", addr)
@@ -95,10 +97,12 @@ func newUpstreams(apps map[string]string, peers map[topo.SiteID][]string, client
 			t.HTTP2 = &http.HTTP2Config{SendPingTimeout: peerPing, PingTimeout: peerPingTimeout}
 			p.lanes = append(p.lanes, t)
 		}
+		p.sockets = newTransport(peerAnswer, peerIdle)
+		p.sockets.DialTLSContext = p.dialTLS(clientTLS(site), "http/1.1")
 		u.peers[site] = p
-		u.transport = append(u.transport, p.lanes...)
+		u.transport = append(u.transport, append(p.lanes, p.sockets)...)
 	}
-	return u, nil
+	return nil
 }
 
 // newTransport makes a transport whose dial errors are marked as not sent.
@@ -126,9 +130,9 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 
 // dialTLS makes what dials the peer's gateways. TLS is not left to the transport: the certificate must name the site,
 // whatever the address, so the configuration verifies.
-func (p *peer) dialTLS(conf *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (p *peer) dialTLS(conf *tls.Config, protocols ...string) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	conf = conf.Clone()
-	conf.NextProtos = []string{"h2", "http/1.1"}
+	conf.NextProtos = protocols
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 		defer cancel()
@@ -159,9 +163,12 @@ func (p *peer) find(hostPort string) *address {
 
 // pick begins an attempt at the next address of a peer that is not silent, and returns the transport to it. Not ok:
 // none is believed to answer.
-func (p *peer) pick(now time.Time) (turn attempt, t *http.Transport, ok bool) {
+func (p *peer) pick(now time.Time, socket bool) (turn attempt, t *http.Transport, ok bool) {
 	n := int(p.turn.Add(1))
 	lane := p.lanes[n/len(p.addrs)%len(p.lanes)]
+	if socket {
+		lane = p.sockets
+	}
 	for i := range p.addrs {
 		if turn, ok := p.addrs[(n+i)%len(p.addrs)].admit(now); ok {
 			return turn, lane, true
@@ -175,14 +182,4 @@ func (u *upstreams) close() {
 	for _, t := range u.transport {
 		t.CloseIdleConnections()
 	}
-}
-
-// appURL is the URL of a request at an application; the query goes along as it came.
-func appURL(base *url.URL, asked *url.URL) *url.URL {
-	out := &url.URL{Scheme: base.Scheme, Host: base.Host, Path: asked.Path, RawPath: asked.RawPath, RawQuery: asked.RawQuery, ForceQuery: asked.ForceQuery}
-	if prefix := base.Path; prefix != "" && prefix != "/" {
-		joined := base.JoinPath(asked.EscapedPath())
-		out.Path, out.RawPath = joined.Path, joined.RawPath
-	}
-	return out
 }

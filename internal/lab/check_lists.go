@@ -17,6 +17,9 @@ import (
 // else had. Who saw those saw the beginning of a logged version, and asked before the taker opened. A version that was
 // applied after the site's return was gone meanwhile, so that answers may have been shorter from the kill to the settling.
 //
+// What a session reads may come from a site's copy, and so be shorter; CheckK5 says what it may expect. A lost site's copy, and
+// that of one that did not hear of the takeover, may show a logged version until that is settled.
+//
 // ops must have final reads. It relies on lists' rows being written by appends only, each with a value of its own.
 func CheckLists(ops []Operation, conflicts []ConflictRow, losses []Loss) Check {
 	c := Check{Name: "lists", Claim: "nothing appended is lost, doubled or out of order; a failover drops logged entries only"}
@@ -103,7 +106,7 @@ func arrayOf(text string) []string {
 }
 
 func (l *list) add(o *Operation) {
-	if o.Op == listAppend {
+	if o.appends() {
 		if l.appends[o.Value] != nil {
 			l.twice = append(l.twice, o)
 		} else {
@@ -178,7 +181,7 @@ func (l *list) checkEntries(c *Check, o *Operation) {
 		}
 		once[value] = true
 	}
-	if o.Op == listAppend && (len(o.List) == 0 || o.List[len(o.List)-1] != o.Value) {
+	if o.appends() && (len(o.List) == 0 || o.List[len(o.List)-1] != o.Value) {
 		c.found("list %s: the answer to an append does not end with its entry: %s", l.key, o)
 	}
 }
@@ -186,7 +189,8 @@ func (l *list) checkEntries(c *Check, o *Operation) {
 // lossOf finds the loss that explains an answer with entries that do not stand.
 func (l *list) lossOf(o *Operation) *Loss {
 	for _, of := range l.losses {
-		if startsWith(of.version, o.List) && o.Invoked().Before(of.loss.Opened) {
+		fromCopy := o.Op == sessionRead && o.Site != of.loss.Taker
+		if startsWith(of.version, o.List) && (fromCopy || o.Invoked().Before(of.loss.Opened)) {
 			return of.loss
 		}
 	}
@@ -202,11 +206,11 @@ func (l *list) droppedBy(o *Operation) *Loss {
 	return nil
 }
 
-// checkShorter: what had been answered is not gone from later answers. Entries that do not stand in the end are held
-// to it among themselves.
+// checkShorter: what had been answered is not gone from later answers of the owner. Entries that do not stand in the end are
+// held to it among themselves.
 func (l *list) checkShorter(c *Check) {
-	asked := slices.SortedFunc(slices.Values(l.seen), func(a, b *Operation) int { return cmp.Compare(a.InvokedUS, b.InvokedUS) })
-	ended := l.seen
+	ended := slices.DeleteFunc(slices.Clone(l.seen), func(o *Operation) bool { return o.Op == sessionRead })
+	asked := slices.SortedFunc(slices.Values(ended), func(a, b *Operation) int { return cmp.Compare(a.InvokedUS, b.InvokedUS) })
 	longest := map[*Loss]*Operation{} // among the answers that had ended; nil: those that stand
 	for _, o := range asked {
 		for ; len(ended) > 0 && ended[0].ReturnedUS < o.InvokedUS; ended = ended[1:] {

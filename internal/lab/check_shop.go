@@ -91,6 +91,9 @@ func outvotedIn(conflicts []ConflictRow) outvoted {
 		switch bareTable(r.Table) + " " + r.Kind {
 		case "orders stale_insert":
 			out.orders[id] = true
+			if column(r.Remote, "status") == "cancelled" { // a rebuild logs the row as it was in the end
+				out.cancels[id] = true
+			}
 		case "orders stale_update":
 			if column(r.Remote, "status") == "cancelled" {
 				out.cancels[id] = true

@@ -69,6 +69,7 @@ func (c *Change) String() string {
 // own database, or its arrival in another.
 type EpochRow struct {
 	Database topo.SiteID
+	XID      uint32
 	Site     topo.SiteID // whose row it is
 	Keyspace topo.KeyspaceID
 	Bucket   topo.BucketID

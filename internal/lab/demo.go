@@ -30,6 +30,7 @@ type DemoOptions struct {
 	Part     string    // one of parts
 
 	registers int // customers who write a value and read it back, default registers
+	sessions  int // clients that carry a session, default none
 }
 
 const (
@@ -41,7 +42,7 @@ const (
 	breath           = 1200 * time.Millisecond // between two switches
 	catchUpBound     = 20 * time.Second        // after something that put the sites behind
 	readyBound       = 5 * time.Second         // before each switch
-	quiesceBound     = 30 * time.Second
+	quiesceBound     = 2 * time.Minute         // what looks at tails and at equal sites looks at sites that stand still; a slow machine has its outboxes to empty first
 )
 
 // parts of the demonstration that can be played alone; "" is all of it.
@@ -130,6 +131,7 @@ var errChecks = errors.New("checks failed")
 // exactly if every check passed.
 func Demo(ctx context.Context, o DemoOptions) (err error) {
 	o.setDefaults()
+	o.sessions = sessionsPerSite * len(o.Sites)
 	if !slices.Contains([]string{"", partSwitches, partFailover}, o.Part) {
 		return fmt.Errorf("lab: the demonstration has no part %q; there are %q and %q", o.Part, partSwitches, partFailover)
 	}

@@ -49,7 +49,8 @@ type Options struct {
 	Lease     spec.LeasePolicy // default the fast profile, with its Store
 	Store     spec.StorePolicy
 
-	reshape func(*spec.Spec) // for another application than the shop
+	reshape     func(*spec.Spec)           // for another application than the shop
+	databaseEnv func(topo.SiteID) []string // of a site's database server
 	// Agents reach their databases as they would without a lab. A path can be broken, but whatever passes it wakes the lab
 	// twice: a measurement that breaks none does without.
 	directDatabase bool
@@ -342,6 +343,9 @@ func (d *Deployment) startDatabases(ctx context.Context) error {
 				}
 				options.Settings = map[string]string{"max_wal_size": diskWAL}
 				options.Start = func(cmd *exec.Cmd) (*supervise.Process, error) { return d.ground.start(site, cmd) }
+			}
+			if d.opts.databaseEnv != nil {
+				options.Env = d.opts.databaseEnv(site)
 			}
 			s, err := pgserver.Start(ctx, options)
 			if err != nil {

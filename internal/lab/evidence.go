@@ -183,14 +183,14 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 }
 
 func readEpochs(ctx context.Context, db querier, site topo.SiteID) ([]EpochRow, error) {
-	rows, err := db.Query(ctx, `SELECT site, keyspace, bucket, epoch, state = 'open', handover,
+	rows, err := db.Query(ctx, `SELECT xid::text::bigint, site, keyspace, bucket, epoch, state = 'open', handover,
 		CASE WHEN site = $1 THEN pg_xact_commit_timestamp(xid) ELSE at END FROM lab.epoch ORDER BY seq`, string(site))
 	if err != nil {
 		return nil, fmt.Errorf("lab: epochs of %s: %w", site, err)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (EpochRow, error) {
 		r := EpochRow{Database: site}
-		return r, row.Scan(&r.Site, &r.Keyspace, &r.Bucket, &r.Epoch, &r.Open, &r.Handover, &r.At)
+		return r, row.Scan(&r.XID, &r.Site, &r.Keyspace, &r.Bucket, &r.Epoch, &r.Open, &r.Handover, &r.At)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lab: epochs of %s: %w", site, err)

@@ -149,10 +149,10 @@ func (m *demo) failuresOfOutages(ops []Operation, epochs []EpochRow) []*Operatio
 	return out
 }
 
-// gaveUp tells whether a register's or a list's client was impatient. It asks again a moment later; those who wait tell
+// gaveUp tells whether a register's or a list's client was less patient than the others. It asks again a moment later; those who wait tell
 // whether the request would have been answered.
 func (o *Operation) gaveUp() bool {
-	return (o.Register() || o.ofList()) && o.Status == 0 && strings.Contains(o.Error, context.DeadlineExceeded.Error())
+	return (o.Register() || o.ofList()) && o.Status == 0 && o.Returned().Sub(o.Invoked()) < loadTimeout && strings.Contains(o.Error, context.DeadlineExceeded.Error())
 }
 
 // explains tells whether a failed request may have failed because of an outage: it was under way between the kill and

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/atollhq/atoll/internal/pgserver"
 	"github.com/atollhq/atoll/topo"
@@ -39,6 +40,18 @@ func (d *Deployment) CutKinds(a, b topo.SiteID, kinds ...Kind) Fault {
 			}
 			return nil
 		},
+	}
+}
+
+// LagLink has one site's changes come late to another: what travels replication links in that direction, and nothing else.
+// Agents, gateways and the store are as they were, so nobody has a reason to doubt the origin: the copy alone is old. A link that
+// breaks meanwhile does not stand again where connecting, which goes to and fro, takes longer than the agents wait. Healing
+// lets what is sent from then on pass as ever, behind what is under way.
+func (d *Deployment) LagLink(w Way, by time.Duration) Fault {
+	return Fault{
+		Name:   fmt.Sprintf("the changes of %s come %v later to %s", w.From, by, w.To),
+		Inject: func(context.Context) error { d.Network.Delay(w, Link, by); return nil },
+		Heal:   func(context.Context) error { d.Network.Delay(w, Link, 0); return nil },
 	}
 }
 

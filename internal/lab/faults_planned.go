@@ -43,6 +43,8 @@ func (d *Deployment) fault(p *planned) Fault {
 		return d.PauseLeader()
 	case actCut, actCutOneWay, actDelay, actLosePackets:
 		return d.spoilPath(p)
+	case actLagLink:
+		return d.LagLink(Way{p.Site, p.Other}, p.Extra)
 	case actReset:
 		return Fault{Name: p.what(), Inject: func(context.Context) error { d.Network.Reset(p.Site, p.Other); return nil }, Heal: healed}
 	case actLoseSite:

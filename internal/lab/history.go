@@ -47,6 +47,10 @@ type Operation struct {
 	Order      *Receipt        `json:"order"`
 	Value      string          `json:"value"` // of a register: written, or read; of a list: appended
 	List       []string        `json:"list"`  // of a list: all of it, as it was answered
+
+	Session    string `json:"session,omitempty"`     // that the request belonged to: it carried what the session had got last
+	Lost       string `json:"lost,omitempty"`        // what a failover took from the session, as the answer said: KEYSPACE/BUCKET/EPOCH
+	TokenBytes int    `json:"token_bytes,omitempty"` // of the token that came with the answer; 0: none
 }
 
 // The load generator's names for what it does to registers and lists.
@@ -55,13 +59,21 @@ const (
 	registerRead  = "register-read"
 	listAppend    = "list-append"
 	listRead      = "list-read"
+	sessionAppend = "session-append"
+	sessionRead   = "session-read"
 )
 
 // Register tells whether the operation is one of a register's.
 func (o *Operation) Register() bool { return o.Op == registerWrite || o.Op == registerRead }
 
-// ofList tells whether the operation is one of a list's.
-func (o *Operation) ofList() bool { return o.Op == listAppend || o.Op == listRead }
+// ofList tells whether the operation is one of a list's, a session's too.
+func (o *Operation) ofList() bool { return o.appends() || o.Op == listRead || o.Op == sessionRead }
+
+// appends tells whether the operation appends to a list.
+func (o *Operation) appends() bool { return o.Op == listAppend || o.Op == sessionAppend }
+
+// ofSession tells whether the operation is a session's.
+func (o *Operation) ofSession() bool { return o.Op == sessionAppend || o.Op == sessionRead }
 
 // Receipt is what the shop answered about an order.
 type Receipt struct {
@@ -107,8 +119,10 @@ func ParseOperation(line []byte) (Operation, error) {
 		return o, fmt.Errorf("operation %s: returned at %d, invoked at %d", o.ID, o.ReturnedUS, o.InvokedUS)
 	case o.Register() && (o.Key == "" || o.Op == registerWrite && (o.Value == "" || !o.Write)):
 		return o, fmt.Errorf("operation %s: a register's without a key or without the value that it writes", o.ID)
-	case o.ofList() && (o.Key == "" || o.Op == listAppend && (o.Value == "" || !o.Write)):
+	case o.ofList() && (o.Key == "" || o.appends() && (o.Value == "" || !o.Write)):
 		return o, fmt.Errorf("operation %s: a list's without a key or without the value that it appends", o.ID)
+	case o.ofSession() != (o.Session != ""):
+		return o, fmt.Errorf("operation %s: a session's without its name, or another one's with a name", o.ID)
 	}
 	if o.View != "" {
 		if _, err := parseView(o.View); err != nil {

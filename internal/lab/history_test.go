@@ -29,7 +29,8 @@ func TestReadHistory(t *testing.T) {
 	}
 	for _, bad := range []string{`{}`, `{"id":"x","outcome":"maybe"}`, `{"id":"x","outcome":"ok","invoked_us":5,"returned_us":4}`,
 		`{"id":"x","outcome":"ok","invoked_us":5,"returned_us":6,"view":"new"}`, `[]`,
-		`{"id":"x","op":"register-write","key":"ada","outcome":"ok","write":true,"invoked_us":5,"returned_us":6}`, `{"id":"x","op":"register-read","outcome":"ok","invoked_us":5,"returned_us":6}`} {
+		`{"id":"x","op":"register-write","key":"ada","outcome":"ok","write":true,"invoked_us":5,"returned_us":6}`, `{"id":"x","op":"register-read","outcome":"ok","invoked_us":5,"returned_us":6}`,
+		`{"id":"x","op":"session-read","key":"ada","outcome":"ok","invoked_us":5,"returned_us":6}`, `{"id":"x","op":"session-append","key":"ada","session":"s1","outcome":"ok","write":true,"invoked_us":5,"returned_us":6}`} {
 		if _, err := ReadHistory(strings.NewReader(bad + "\n")); err == nil || !strings.Contains(err.Error(), "line 1") {
 			t.Errorf("%s: %v", bad, err)
 		}

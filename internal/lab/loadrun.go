@@ -30,6 +30,9 @@ const (
 	minRate      = 100.0
 	minWrites    = 0.30
 	stragglersBy = 4 // requests of each kind
+
+	sessionsPerSite = 3               // clients that carry a session, each with one more list
+	sessionEvery    = 2 * time.Second // a round of four requests each
 )
 
 func (m *demo) historyFile() string   { return filepath.Join(m.opts.Out, "history.jsonl") }
@@ -61,9 +64,13 @@ func (m *demo) startLoad(ctx context.Context) error {
 		return fmt.Errorf("lab: history of an earlier run: %w", err)
 	}
 	m.screen.say("load: %.0f requests a second, %.0f %% writes, nothing is sent twice", m.opts.Rate, 100*writeShare)
+	if m.opts.sessions > 0 {
+		m.screen.say("%d clients carry a session, and ask any gateway", m.opts.sessions)
+	}
 	m.loaded[0] = time.Now()
 	args := append([]string{"load", "--gateways", m.d.gatewayURLs(), "--rate", strconv.FormatFloat(m.opts.Rate, 'f', -1, 64),
 		"--duration", "0s", "--timeout", loadTimeout.String(), "--writes", strconv.FormatFloat(writeShare, 'f', -1, 64),
+		"--sessions", strconv.Itoa(m.opts.sessions), "--session-every", sessionEvery.String(), "--register-timeout", loadTimeout.String(), // they wait like all others
 		"--history", history}, m.d.shapeFlags(m.opts.registers)...) // theirs are written by nobody else
 	return m.d.Processes.Start(Command{Name: loadName, Path: m.d.opts.Tickets, Args: args, Dir: m.d.Dir, Env: m.d.env("")})
 }

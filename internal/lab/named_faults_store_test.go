@@ -2,9 +2,6 @@ package lab
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,12 +16,10 @@ import (
 // from anybody. Then a site dies, too: the two that are left stop, because one that could take over from them promises
 // nothing any more, and none of them takes over before the store answers again; then one does.
 func TestStoreGoneForTwoMinutes(t *testing.T) {
-	if os.Getenv("ATOLL_FAULTS") == "" {
-		t.Skip("plays on real sites under load and wants the machine to itself: make test-faults RUN=TestStoreGoneForTwoMinutes")
-	}
+	alone(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
-	w := newPromisingWorld(ctx, t)
+	w := ownWorld(ctx, t, Options{Sites: []topo.SiteID{"a", "b", "c"}, NoWitness: true, reshape: func(s *spec.Spec) { s.Policies.Failover.OnQuorumLoss = spec.QuorumPromise }})
 	stores := []string{"a/store", "b/store", "c/store"}
 	w.must(w.startLoad(ctx))
 	w.must(w.startRegisters(ctx))
@@ -91,40 +86,4 @@ func TestStoreGoneForTwoMinutes(t *testing.T) {
 	w.must(w.stopLoad(ctx))
 	w.must(w.quiesce(ctx))
 	w.judge(ctx)
-}
-
-// newPromisingWorld is three full sites whose stores vote alone, each with some of the users.
-func newPromisingWorld(ctx context.Context, t *testing.T) *faultWorld {
-	t.Helper()
-	dir, binaries, err := buildBinaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	o := DemoOptions{Options: Options{Atoll: binaries.atoll, Tickets: binaries.tickets, Sites: []topo.SiteID{"a", "b", "c"}, NoWitness: true, Gateways: 1, Buckets: 64,
-		Shape: Shape{Customers: 200, Seats: 20000, Events: 4}}, Rate: faultRate, Out: dir}
-	o.setDefaults()
-	o.reshape = func(s *spec.Spec) { s.Policies.Failover.OnQuorumLoss = spec.QuorumPromise }
-	w := &faultWorld{demo: &demo{opts: o, screen: newScreen(io.Discard), began: time.Now()}, t: t}
-	w.d, err = Build(ctx, o.Options, func(string) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			w.logTails()
-		}
-		if err := w.d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	w.opts.Options = w.d.opts
-	w.must(w.d.awaitHealthy(ctx))
-	for to, buckets := range map[topo.SiteID]string{"b": "16-31", "c": "32-63"} {
-		w.eventually(ctx, fmt.Sprintf("buckets %s are at %s", buckets, to), func() bool {
-			_, err := w.d.Atoll(ctx, "switch", "--keyspace", string(users), "--buckets", buckets, "--to", string(to))
-			return err == nil || w.ownedBy(ctx, to).Len() >= 16
-		})
-	}
-	return w
 }

@@ -21,9 +21,13 @@ import (
 // What one test leaves is where the next begins; the history of all of them together has to hold.
 type faultWorld struct {
 	*demo
-	t      *testing.T // of the fault that plays
-	ops    []Operation
-	losses []Loss
+	t       *testing.T // of the fault that plays
+	ops     []Operation
+	losses  []Loss
+	formers []*former
+	gone    []topo.SiteID                     // for good
+	clock   *setClock                         // of a site's database; nil: all have the machine's
+	told    map[topo.HandoverID]time.Duration // of a failover: the most that it may have lost, by its record
 }
 
 var faults struct {
@@ -40,9 +44,7 @@ const (
 
 // playFault runs one fault under load and judges what it left behind: every test ends with K1, K3, K6 and equal sites.
 func playFault(t *testing.T, play func(context.Context, *faultWorld)) {
-	if os.Getenv("ATOLL_FAULTS") == "" { // beside other tests, leases would run out without a fault
-		t.Skip("plays on real sites under load and wants the machine to itself: make test-faults")
-	}
+	alone(t)
 	faults.once.Do(func() { faults.world, faults.err = newFaultWorld(t) })
 	if faults.err != nil {
 		t.Fatal(faults.err)
@@ -63,6 +65,20 @@ func playFault(t *testing.T, play func(context.Context, *faultWorld)) {
 	}
 	w.must(w.recover(ctx))
 	w.must(w.share(ctx))
+	w.play(ctx, play)
+}
+
+// alone skips a fault beside other tests: leases would run out without a fault.
+func alone(t *testing.T) {
+	t.Helper()
+	if os.Getenv("ATOLL_FAULTS") == "" {
+		t.Skip("plays on real sites under load and wants the machine to itself: make test-faults RUN=" + t.Name())
+	}
+}
+
+// play has a fault under load, and judges.
+func (w *faultWorld) play(ctx context.Context, play func(context.Context, *faultWorld)) {
+	w.t.Helper()
 	w.must(w.startLoad(ctx))
 	w.must(w.startRegisters(ctx))
 	w.eventually(ctx, "the load is answered", func() bool { return w.answered() > 20 })
@@ -71,6 +87,39 @@ func playFault(t *testing.T, play func(context.Context, *faultWorld)) {
 	w.must(w.stopLoad(ctx))
 	w.must(w.quiesce(ctx))
 	w.judge(ctx)
+}
+
+// ownWorld is a deployment for one test alone, with its users shared out. A test has one where the next is not to begin with
+// what it leaves: other databases, other clocks, fewer sites.
+func ownWorld(ctx context.Context, t *testing.T, options Options) *faultWorld {
+	t.Helper()
+	alone(t)
+	dir, binaries, err := buildBinaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	options.Atoll, options.Tickets, options.Gateways, options.Buckets = binaries.atoll, binaries.tickets, 1, 64
+	options.Shape = Shape{Customers: 200, Seats: 20000, Events: 4}
+	o := DemoOptions{Options: options, Rate: faultRate, Out: dir}
+	o.setDefaults()
+	w := &faultWorld{demo: &demo{opts: o, screen: newScreen(io.Discard), began: time.Now()}, t: t}
+	w.d, err = Build(ctx, o.Options, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			w.logTails()
+		}
+		if err := w.d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.opts.Options = w.d.opts
+	w.must(w.d.awaitHealthy(ctx))
+	w.must(w.share(ctx))
+	return w
 }
 
 func newFaultWorld(t *testing.T) (*faultWorld, error) {
@@ -107,13 +156,19 @@ func buildBinaries() (dir string, b binaries, err error) {
 	return dir, binaries{dir + "/atoll", dir + "/tickets"}, nil
 }
 
-// share gives each site half of the users and the first one the catalogue, as every fault finds it.
+// share gives each site the same part of the users and the first one the catalogue, as every fault finds it.
 func (w *faultWorld) share(ctx context.Context) error {
-	for _, want := range []struct {
+	type part struct {
 		ks      topo.KeyspaceID
 		buckets topo.Spans
 		to      topo.SiteID
-	}{{users, topo.Spans{{First: 0, Last: 31}}, w.b()}, {users, topo.Spans{{First: 32, Last: 63}}, w.a()}, {catalog, topo.Spans{{First: 0, Last: 0}}, w.a()}} {
+	}
+	parts := []part{{catalog, topo.Spans{{First: 0, Last: 0}}, w.a()}}
+	all, n := w.opts.Buckets, len(w.opts.Sites)
+	for i, site := range w.opts.Sites {
+		parts = append(parts, part{users, topo.Spans{{First: topo.BucketID((n - 1 - i) * all / n), Last: topo.BucketID((n-i)*all/n - 1)}}, site})
+	}
+	for _, want := range slices.Backward(parts) {
 		bounded, cancel := context.WithTimeout(ctx, recoverBound)
 		var last error
 		err := every(bounded, 500*time.Millisecond, func() (bool, error) {
@@ -177,7 +232,11 @@ func (w *faultWorld) answered() int {
 
 // recover undoes every fault and waits until no lost site is still to be settled.
 func (w *faultWorld) recover(ctx context.Context) error {
-	return w.d.recover(ctx, recoverBound, loadName, registersName)
+	leave := []string{loadName, registersName}
+	for _, site := range w.gone {
+		leave = append(leave, w.d.processesOf(site)...)
+	}
+	return w.d.recover(ctx, recoverBound, leave...)
 }
 
 // judge reads the evidence of everything so far.
@@ -185,10 +244,23 @@ func (w *faultWorld) judge(ctx context.Context) {
 	w.t.Helper()
 	e, err := w.gather(ctx)
 	w.must(err)
+	if w.clock != nil {
+		w.clock.correct(&e.Evidence)
+	}
 	w.ops = append(w.ops, e.ops...)
 	w.noteLosses(ctx)
-	e.Losses = w.losses
-	for _, c := range []Check{CheckK1(e.Evidence, w.ops), CheckK3(w.ops, e.shops, e.Conflicts), CheckK6(w.ops), CheckEqual(e.hashes)} {
+	e.Losses = openedAt(w.losses, e.Epochs)
+	checks := []Check{CheckK1(e.Evidence, w.ops), CheckK3(w.ops, e.shops, e.Conflicts), CheckK6(w.ops), CheckEqual(e.hashes)}
+	switch {
+	case len(w.formers) > 0:
+		checks = w.checksWithFormers(ctx, e)
+	case w.clock != nil:
+		registers := append(slices.Clone(w.ops), FinalReads(w.ops, e.shops, time.Now())...)
+		checks = append(checks, CheckK4(registers, e.Conflicts, e.Losses))
+	case w.opts.sessions > 0:
+		checks = append(checks, w.checksWithSessions(e)...)
+	}
+	for _, c := range checks {
 		if c.Passed() {
 			w.t.Logf("%s passes: %s", c.Name, c.Looked)
 			continue
@@ -200,6 +272,18 @@ func (w *faultWorld) judge(ctx context.Context) {
 	if n.OK < 100 {
 		w.t.Errorf("too little load for a verdict")
 	}
+}
+
+// checksWithSessions are what the demonstration looks at besides, where clients carry a session.
+func (w *faultWorld) checksWithSessions(e *evidence) []Check {
+	keyed := append(slices.Clone(w.ops), FinalReads(w.ops, e.shops, time.Now())...)
+	seats, _ := CheckSeats(e.shops, e.Conflicts)
+	k5, _ := CheckK5(e.Evidence, w.ops, w.opts.Buckets)
+	checks := []Check{CheckK2(e.Evidence), CheckK4(keyed, e.Conflicts, e.Losses), k5, CheckLists(keyed, e.Conflicts, e.Losses), seats, CheckReleases(e.holds, e.Evidence)}
+	if len(tailsOf(e.Evidence)) > 0 {
+		checks = append(checks, CheckTail(e.Evidence))
+	}
+	return checks
 }
 
 // noteLosses remembers the failovers of this fault, by their records: the fault itself need not have been a loss.
@@ -217,8 +301,29 @@ func (w *faultWorld) noteLosses(ctx context.Context) {
 			l.Settled = h.Failover.Return.At
 		}
 		w.losses = append(w.losses, l)
+		if w.told == nil {
+			w.told = map[topo.HandoverID]time.Duration{}
+		}
+		w.told[h.ID] = time.Duration(h.Failover.LossMS) * time.Millisecond
 		w.t.Logf("failover %s, %s → %s: %s, tail %+v", h.ID, h.From, h.To, h.Outcome, h.Failover.Return)
 	}
+}
+
+// openedAt has losses opened when the databases say so.
+func openedAt(losses []Loss, epochs []EpochRow) []Loss {
+	out := slices.Clone(losses)
+	for i := range out {
+		l, first := &out[i], time.Time{}
+		for _, r := range epochs {
+			if r.Database == l.Taker && r.Site == l.Taker && r.Open && r.Handover == l.ID && (first.IsZero() || r.At.Before(first)) {
+				first = r.At
+			}
+		}
+		if first.After(l.Opened) {
+			l.Opened = first
+		}
+	}
+	return out
 }
 
 func (w *faultWorld) logTails() {

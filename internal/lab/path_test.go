@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -232,18 +233,30 @@ func TestPath_ExtraDelayOfOneKindAndWay(t *testing.T) {
 	link, api := dialPath(t, n, Link), dialPath(t, n, AgentAPI)
 	mustPing(t, link, extra)
 	mustPing(t, api, 0)
-	began := time.Now()
-	mustPing(t, api, 0)
-	if took := time.Since(began); took > extra {
+	if took := quickest(t, api, extra); took >= extra {
 		t.Errorf("another kind was delayed too: %v", took)
 	}
 	n.Heal("a", "b")
 	mustPing(t, link, 0) // what is under way keeps its order
-	began = time.Now()
 	mustPing(t, link, testRTT)
-	if took := time.Since(began); took > extra {
+	if took := quickest(t, link, extra); took >= extra {
 		t.Errorf("delayed after the healing: %v", took)
 	}
+}
+
+// quickest pings until an answer takes less than a time, which none does on a path with as much delay: a machine that is
+// busy holds up some of them.
+func quickest(t *testing.T, c net.Conn, below time.Duration) time.Duration {
+	t.Helper()
+	least := time.Duration(math.MaxInt64)
+	for range 50 {
+		began := time.Now()
+		mustPing(t, c, 0)
+		if least = min(least, time.Since(began)); least < below {
+			break
+		}
+	}
+	return least
 }
 
 func TestPath_Reset(t *testing.T) {

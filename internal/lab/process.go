@@ -47,6 +47,7 @@ type Processes struct {
 	logs   string       // folder of one log per process
 	onExit func(string) // called when a process ends that nobody told to; may be nil
 	start  starter
+	done   chan struct{} // closed by Close
 
 	mu struct {
 		sync.Mutex
@@ -65,8 +66,9 @@ type process struct {
 
 // NewProcesses makes an empty set; logs go to files in the folder.
 func NewProcesses(logs string, onExit func(name string)) *Processes {
-	p := &Processes{logs: logs, onExit: onExit, start: startBeside}
+	p := &Processes{logs: logs, onExit: onExit, start: startBeside, done: make(chan struct{})}
 	p.mu.byName = map[string]*process{}
+	go p.calm() // ends at Close
 	return p
 }
 
@@ -74,7 +76,10 @@ func NewProcesses(logs string, onExit func(name string)) *Processes {
 func (p *Processes) Close() error {
 	p.mu.Lock()
 	order := p.mu.order
-	p.mu.closed = true
+	if !p.mu.closed {
+		p.mu.closed = true
+		close(p.done)
+	}
 	p.mu.Unlock()
 	var all error
 	for _, name := range slices.Backward(order) {

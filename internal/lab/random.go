@@ -22,7 +22,7 @@ import (
 // Workloads of a random run.
 const (
 	workTickets  = "tickets"  // the shop's load: purchases, cancellations, reads
-	workRegister = "register" // registers and lists: one value, or one growing list, per key, with strong reads
+	workRegister = "register" // registers and lists: one value, or one growing list, per key, with strong reads; and sessions, which read at any site
 )
 
 // RandomOptions say how to run random schedules.
@@ -46,6 +46,7 @@ const (
 	listsPerSite      = 3
 	clientsPerKey     = 2
 	randomEvery       = 400 * time.Millisecond // a client of a register or a list sends a request
+	randomRound       = time.Second            // a session begins a round of four requests
 	settleBound       = 90 * time.Second       // for everything to be well again once all faults are healed
 	askBound          = 4 * time.Second        // for an agent's answer under faults
 	perHour           = 1000                   // failovers: a random run loses its sites as often as it can
@@ -83,12 +84,12 @@ func (o *RandomOptions) setDefaults() error {
 
 func (o *RandomOptions) has(workload string) bool { return slices.Contains(o.Workload, workload) }
 
-// registers and lists are the customers that the register workload takes for itself.
-func (o *RandomOptions) registers() (registers, lists int) {
+// registers, lists and sessions are the customers that the register workload takes for itself.
+func (o *RandomOptions) registers() (registers, lists, sessions int) {
 	if !o.has(workRegister) {
-		return 0, 0
+		return 0, 0, 0
 	}
-	return registersPerSite * len(o.Sites), listsPerSite * len(o.Sites)
+	return registersPerSite * len(o.Sites), listsPerSite * len(o.Sites), sessionsPerSite * len(o.Sites)
 }
 
 // episode names the n-th that is played, from 0: first those that the seeds name, then the seeds that name none, each once in
@@ -310,11 +311,11 @@ func (r *random) startEpisodeLoad(e *episode) error {
 	if !r.opts.has(workTickets) {
 		rate = 0.1 // the generator wants some
 	}
-	registers, lists := r.opts.registers()
+	registers, lists, sessions := r.opts.registers()
 	args := append([]string{"load", "--gateways", r.d.gatewayURLs(), "--rate", strconv.FormatFloat(rate, 'f', -1, 64), "--duration", "0s",
 		"--timeout", loadTimeout.String(), "--writes", strconv.FormatFloat(writeShare, 'f', -1, 64), "--draw", strconv.FormatUint(e.schedule.Seed.Number+uint64(e.schedule.Seed.Episode)<<32, 10),
 		"--registers", strconv.Itoa(registers), "--lists", strconv.Itoa(lists), "--per-key", strconv.Itoa(clientsPerKey), "--register-every", randomEvery.String(),
-		"--history", history}, r.d.shapeFlags(0)...)
+		"--sessions", strconv.Itoa(sessions), "--session-every", randomRound.String(), "--history", history}, r.d.shapeFlags(0)...)
 	e.loaded[0] = time.Now()
 	return r.d.Processes.Start(Command{Name: loadName, Path: r.d.opts.Tickets, Args: args, Dir: r.d.Dir, Env: r.d.env("")})
 }

@@ -56,7 +56,9 @@ func (r *random) judge(ctx context.Context, e *episode) error {
 		e.checks = append(e.checks, CheckK3(ev.ops, ev.shops, ev.Conflicts), seats)
 	}
 	if r.opts.has(workRegister) {
-		e.checks = append(e.checks, CheckK4(keyed, ev.Conflicts, ev.Losses), CheckLists(keyed, ev.Conflicts, ev.Losses))
+		k5, sessions := CheckK5(ev.Evidence, ev.ops, r.opts.Buckets)
+		e.sessions = sessions
+		e.checks = append(e.checks, CheckK4(keyed, ev.Conflicts, ev.Losses), k5, CheckLists(keyed, ev.Conflicts, ev.Losses))
 	}
 	if len(tailsOf(ev.Evidence)) > 0 {
 		e.checks = append(e.checks, e.checkTails(ev))

@@ -33,6 +33,7 @@ type episode struct {
 	failovers    []failoverSeen
 	handovers    []api.Handover // planned ones
 	ops          Counts
+	sessions     SessionCounts
 	reasons      map[string]int // of failed requests
 	checks       []Check
 	conflicts    int

@@ -22,6 +22,7 @@ type RandomReport struct {
 	Workload    []string          `json:"workload"`
 	Runs        []RandomRun       `json:"runs"`
 	Requests    Counts            `json:"requests"` // of the judged episodes
+	Sessions    SessionCounts     `json:"sessions"` // in one episode; the rest is of all of them
 	Reasons     map[string]int    `json:"failed_requests_by_reason"`
 	Handovers   RandomHandovers   `json:"handovers"`
 	Faults      map[act]int       `json:"faults"` // by kind, those that were brought about
@@ -132,6 +133,7 @@ func (r *RandomReport) add(e *episode) {
 		}
 	}
 	r.Requests.sum(e.ops)
+	r.Sessions.sum(e.sessions)
 	for reason, n := range e.reasons {
 		r.Reasons[reason] += n
 	}
@@ -319,6 +321,9 @@ func (r *RandomReport) figures(line func(string, ...any), s *screen) {
 		return cmp.Or(cmp.Compare(r.Reasons[b], r.Reasons[a]), strings.Compare(a, b))
 	}) {
 		line("  %8d  %s", r.Reasons[reason], reason)
+	}
+	if r.Sessions.Sessions > 0 {
+		line("  %s", r.Sessions)
 	}
 	line("\n%s", s.paint(bold, "Handovers"))
 	line("  switches   %d done with %d buckets, %d aborted, %d refused; of %d the operator lost sight", h.SwitchesDone, h.BucketsMoved, h.SwitchesAborted, h.SwitchesRefused, h.SwitchesUnknown)

@@ -72,6 +72,9 @@ func (d *Deployment) unsettled(ctx context.Context) string {
 		return err.Error()
 	}
 	for _, s := range st.Sites {
+		if !slices.Contains(d.opts.Sites, s.Site) {
+			continue // it was given up, and the spec still names it
+		}
 		if s.Error != "" || !s.Lease.Live {
 			return fmt.Sprintf("site %s: lease %v, %s", s.Site, s.Lease.Live, s.Error)
 		}
@@ -85,7 +88,7 @@ func (d *Deployment) unsettled(ctx context.Context) string {
 		switch {
 		case !h.Over():
 			return fmt.Sprintf("handover %s is in %s", h.ID, h.Phase)
-		case h.Failover != nil && h.Outcome == "done" && h.Failover.Return == nil:
+		case h.Failover != nil && h.Outcome == "done" && h.Failover.Return == nil && slices.Contains(d.opts.Sites, h.From):
 			return fmt.Sprintf("the tail of %s is not settled (failover %s)", h.From, h.ID)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 type Report struct {
 	OK             bool                 `json:"ok"`
 	Requests       Requests             `json:"requests"`
+	Sessions       SessionCounts        `json:"sessions"`
 	Switch         Switches             `json:"switch"` // at the nominal round trip; failed and held count over all switches
 	Spread         Switches             `json:"switch_spread"`
 	UnderLag       Switches             `json:"switch_under_lag"`

@@ -74,6 +74,7 @@ const (
 	actCut          act = "cut"
 	actCutOneWay    act = "cut-one-way"
 	actDelay        act = "delay"
+	actLagLink      act = "lag-link" // the changes of one site come late to another, and nothing else does
 	actReset        act = "reset"
 	actLosePackets  act = "lose-packets" // a share of them; where the paths carry packets
 	actFillDisk     act = "fill-disk"    // a database's; where it has one of its own
@@ -141,6 +142,7 @@ const (
 	maxOverlap  = 3 // faults at one time
 	doubleEvery = 8 // one episode in so many is a double
 	lossEvery   = 4 // one of the others in so many loses a site that is well, with nothing else wrong
+	lagEvery    = 3 // in one episode in so many a link is late besides, if the other faults allow it
 )
 
 // draw makes the schedule of one episode.
@@ -163,6 +165,15 @@ func draw(seed Seed, l layout) schedule {
 	}
 	for range d.IntN(3) {
 		s.Steps = append(s.Steps, d.transaction())
+	}
+	// Behind all other draws, and not among the weights: what a seed meant before there was this fault it still means.
+	if d.IntN(lagEvery) == 0 {
+		for range 40 { // tries
+			if p := d.lag(); s.admits(p) {
+				s.Steps = append(s.Steps, p)
+				break
+			}
+		}
 	}
 	slices.SortStableFunc(s.Steps, func(a, b planned) int { return int(a.At - b.At) })
 	return s
@@ -213,6 +224,15 @@ func (d drawer) transaction() planned {
 // loss draws the loss of a site that has been well for a while, for long enough to be replaced.
 func (d drawer) loss() planned {
 	return planned{Do: actLoseSite, At: d.between(quietBefore+firstFault, quietBefore+firstFault+5*time.Second), Lasts: d.between(expectTakeover, 5*leaseTime), Site: d.site(), Alone: true, Draw: d.Uint64()}
+}
+
+// lag draws a late link: for longer than a session's clients are away from a list, by more than a read waits and by less than
+// a switch does.
+func (d drawer) lag() planned {
+	p := planned{Do: actLagLink, At: d.between(firstFault, lastFault), Lasts: d.between(2*leaseTime, 4*leaseTime), Extra: d.between(1500*time.Millisecond, 4*time.Second)}
+	p.Site, p.Other = d.pair(d.sites)
+	p.Lasts = min(p.Lasts, playTime-p.At)
+	return p
 }
 
 // quietBefore is how long there is no fault before one that is alone.
@@ -289,7 +309,7 @@ func (p *planned) isFault() bool {
 }
 
 func (p *planned) ofPath() bool {
-	return p.Do == actCut || p.Do == actCutOneWay || p.Do == actDelay || p.Do == actReset || p.Do == actLosePackets
+	return p.Do == actCut || p.Do == actCutOneWay || p.Do == actDelay || p.Do == actLagLink || p.Do == actReset || p.Do == actLosePackets
 }
 
 // until is when what it did has passed, also what takes a moment after the healing: a store member that catches up, an
@@ -301,6 +321,8 @@ func (p *planned) until() time.Duration {
 		after = 2 * time.Second
 	case actLoseSite:
 		after = 4 * time.Second
+	case actLagLink: // what was sent before the healing comes as late as it would have
+		after = time.Second + p.Extra
 	}
 	return p.At + p.Lasts + after
 }
@@ -456,6 +478,8 @@ func (p *planned) what() string {
 		return fmt.Sprintf("cut from %s to %s, %s, %s", p.Site, p.Other, of, long)
 	case actDelay:
 		return fmt.Sprintf("%v more between %s and %s, %s, %s", p.Extra, p.Site, p.Other, of, long)
+	case actLagLink:
+		return fmt.Sprintf("%s's changes come %v later to %s, %s", p.Site, p.Extra, p.Other, long)
 	case actLosePackets:
 		return fmt.Sprintf("loss of %d %% of the packets between %s and %s, %s, %s", p.Count, p.Site, p.Other, of, long)
 	case actReset:

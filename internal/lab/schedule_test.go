@@ -1,10 +1,13 @@
 package lab
 
 import (
+	"fmt"
+	"hash/crc32"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/atollhq/atoll/topo"
 )
@@ -39,7 +42,35 @@ func TestDraw_IsAFunctionOfTheSeed(t *testing.T) {
 	}
 }
 
-const goldenStep = "  3.2 s  SIGSTOP of b/agent for 8.9 s"
+// Late links came to the schedules last. All else that a seed means is what it was: the sum is from before them.
+func TestDraw_LateLinksChangeNothingElse(t *testing.T) {
+	t.Parallel()
+	sum := crc32.NewIEEE()
+	late := 0
+	for _, l := range layouts {
+		for n := range uint64(500) {
+			s := draw(Seed{n, 1 + int(n%5)}, l)
+			for i := range s.Steps {
+				if p := &s.Steps[i]; p.Do != actLagLink {
+					fmt.Fprintln(sum, p)
+				} else if late++; p.Extra < 1500*time.Millisecond || p.Extra > 4*time.Second || p.Site == p.Other || !slices.Contains(l.sites, p.Site) || !slices.Contains(l.sites, p.Other) {
+					t.Errorf("%s: %s", s.Seed, p)
+				}
+			}
+		}
+	}
+	if sum.Sum32() != goldenSum {
+		t.Errorf("the other steps of 2000 schedules sum up to %#x, before there were late links to %#x", sum.Sum32(), goldenSum)
+	}
+	if late < 200 {
+		t.Errorf("%d late links in 2000 schedules", late)
+	}
+}
+
+const (
+	goldenSum  = 0xc89c8627
+	goldenStep = "  3.2 s  SIGSTOP of b/agent for 8.9 s"
+)
 
 // Every schedule keeps its promises, checked instant by instant: single failure domains, targets of their own, healed in
 // time.
@@ -78,7 +109,7 @@ func TestDraw_Promises(t *testing.T) {
 			t.Errorf("%s was drawn %d times", f.do, acts[f.do])
 		}
 	}
-	for _, a := range []act{actSwitch, actCatalog, actLongTransaction, actPrepared} {
+	for _, a := range []act{actSwitch, actCatalog, actLongTransaction, actPrepared, actLagLink} {
 		if acts[a] < 100 {
 			t.Errorf("%s was drawn %d times", a, acts[a])
 		}

@@ -94,7 +94,7 @@ func makeSpec(o Options, at map[topo.SiteID]*addresses, g ground) (*spec.Spec, e
 			"public.seats":     {Kind: topo.Home, Keyspace: catalog},
 		},
 		Routes: []*spec.Route{
-			customerRoute("buy", true), customerRoute("orders", true), customerRoute("me", false), strongRoute("address"), strongRoute("wishes"),
+			customerRoute("buy", true), customerRoute("orders", true), customerRoute("me", false), nearestRoute("profile"), strongRoute("address"), strongRoute("wishes"),
 			{Name: "seats", Match: spec.Match{Path: "/seats"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless, FencedRetry: true},
 			{Name: "events", Match: spec.Match{Path: "/events"}, Upstream: "shop", Keyspace: catalog, WithoutKey: topo.HomeKeyless},
 			{Name: "page", Match: spec.Match{Path: "/"}, Upstream: "shop"},
@@ -147,10 +147,18 @@ func customerRoute(name string, writes bool) *spec.Route {
 		Key: []topo.KeySource{{Header: "X-Customer"}, {Cookie: "customer"}}, WithoutKey: topo.RefuseKeyless, FencedRetry: writes}
 }
 
-// strongRoute is one of the registers and lists: a read sees the last write, also while the customer moves.
+// strongRoute is one of the registers and lists: a read sees the last write, also while the customer moves. Its answers carry
+// a session, so that it knows what was written here.
 func strongRoute(name string) *spec.Route {
 	r := customerRoute(name, true)
-	r.Match.Path, r.HoldReads = "/me/"+name, true
+	r.Match.Path, r.HoldReads, r.Session = "/me/"+name, true, topo.HeaderSessions
+	return r
+}
+
+// nearestRoute is answered by the site that was asked, from its copy, but never behind what the session has written or seen.
+func nearestRoute(name string) *spec.Route {
+	r := customerRoute(name, false)
+	r.Match.Path, r.Reads, r.Session = "/me/"+name, topo.NearestReads, topo.HeaderSessions
 	return r
 }
 
@@ -164,7 +172,7 @@ func siteSpec(a *addresses) *spec.Site {
 	}
 	s.Agent = &spec.AgentAddr{API: a.api, Link: a.link}
 	s.Database = &spec.Database{DSNEnv: "ATOLL_DSN", AdminDSNEnv: "ATOLL_ADMIN_DSN"}
-	s.Upstreams = map[string]string{"shop": "http://" + a.app}
+	s.Upstreams = map[string]*spec.Upstream{"shop": {URL: "http://" + a.app}}
 	s.Gateways = map[string]*spec.Gateway{}
 	for name, g := range a.gateways {
 		s.Gateways[name] = &spec.Gateway{Listen: g.listen, Peer: g.peer, Admin: g.admin, Plaintext: a.namespace != ""}

@@ -71,6 +71,13 @@ func TestMakeSpec(t *testing.T) {
 	if r := s.Sites["a"].Reach["w"]; r == nil || r.StoreClient == "" || r.Link != "" {
 		t.Errorf("a reaches w by %+v", r)
 	}
+	for _, route := range s.Routes {
+		path := route.Match.Path
+		session, nearest := path == "/me/profile" || path == "/me/address" || path == "/me/wishes", path == "/me/profile"
+		if (route.Session == topo.HeaderSessions) != session || (route.Reads == topo.NearestReads) != nearest || route.HoldReads && nearest {
+			t.Errorf("route %s: %+v", path, route)
+		}
+	}
 	if got := len(watchedTables(s)); got != 6 {
 		t.Errorf("%d tables are watched, want 6", got)
 	}

@@ -116,6 +116,7 @@ type switchBench struct {
 	random *rand.Rand
 	broken error    // why the part ended before its time
 	waited int      // switches that were put off because a site was behind
+	cpu    CPU      // while the part's work was done
 	unwell []string // losses after which something was not in order for long, and what
 }
 
@@ -196,9 +197,11 @@ func (b *switchBench) play(ctx context.Context) (*SwitchBenchPart, error) {
 	if b.part.failover {
 		work = b.loseAround
 	}
+	before := readCPU()
 	if b.broken = work(ctx); ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	b.cpu = before.until(readCPU())
 	if b.broken != nil {
 		b.screen.say("  %s", b.screen.paint(red, "the part ends before its time: "+b.broken.Error()))
 	}

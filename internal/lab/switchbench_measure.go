@@ -66,7 +66,7 @@ func (b *switchBench) measure(ctx context.Context) (*SwitchBenchPart, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &SwitchBenchPart{Part: b.part.name, Commit: b.opts.Commit, Seed: b.opts.Seed, RTTms: float64(b.demo.opts.RTT.Microseconds()) / 1000,
+	p := &SwitchBenchPart{Part: b.part.name, CPU: b.cpu, Commit: b.opts.Commit, Seed: b.opts.Seed, RTTms: float64(b.demo.opts.RTT.Microseconds()) / 1000,
 		Requests: b.requests(e.ops), Reasons: reasonsOf(e.ops), Checks: map[string]string{}}
 	if b.broken != nil {
 		p.Broken = b.broken.Error()

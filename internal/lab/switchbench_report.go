@@ -35,6 +35,7 @@ type SwitchBenchPart struct {
 	Reasons     map[string]int    `json:"failed_requests_by_reason"`
 	Broken      string            `json:"ended_early,omitempty"` // why
 	Environment Environment       `json:"environment"`
+	CPU         CPU               `json:"cpu"`
 	Seconds     float64           `json:"seconds"`
 	Details     []Check           `json:"check_details"`
 }
@@ -126,6 +127,7 @@ type PartState struct {
 	Failing     []string    `json:"failing,omitempty"` // checks
 	Seconds     float64     `json:"seconds"`
 	Environment Environment `json:"environment"`
+	CPU         CPU         `json:"cpu"`
 }
 
 // mergeParts reads what the parts left.
@@ -187,7 +189,7 @@ func (r *SwitchBenchReport) add(p *SwitchBenchPart) {
 			r.Checks[name] = result
 		}
 	}
-	r.Parts = append(r.Parts, PartState{Part: p.Part, OK: p.OK, Commit: p.Commit, Seed: p.Seed, PerSecond: p.Requests.PerSecond, WriteShare: p.Requests.WriteShare,
+	r.Parts = append(r.Parts, PartState{Part: p.Part, OK: p.OK, CPU: p.CPU, Commit: p.Commit, Seed: p.Seed, PerSecond: p.Requests.PerSecond, WriteShare: p.Requests.WriteShare,
 		Broken: p.Broken, Failing: failingChecks(p.Details), Seconds: p.Seconds, Environment: p.Environment})
 	if f := p.Switch; f != nil {
 		r.Switches, r.Failed, r.RTTms, r.Pause, r.Held, r.Steps = f.Count, f.FailedRequests, p.RTTms, f.WritePauseMS, f.Held, f.Steps
@@ -264,9 +266,9 @@ func (r *SwitchBenchReport) text(s *screen) string {
 	line("\n%s", s.paint(bold, "Where"))
 	for _, p := range r.Parts {
 		e := p.Environment
-		line("  %-12s commit %s, seed %d, %s: %d cores, Linux %s, PostgreSQL %s, %d sites %s a witness, %d gateways; %.0f requests a second, %.0f %% writes, for %v; load average %.1f before, %.1f after, longest stall %d ms",
+		line("  %-12s commit %s, seed %d, %s: %d cores, Linux %s, PostgreSQL %s, %d sites %s a witness, %d gateways; %.0f requests a second, %.0f %% writes, for %v; load average %.1f before, %.1f after, longest stall %d ms; %.2f cores busy, something waited for one in %.0f %% of the time",
 			p.Part, cmp.Or(p.Commit, "unknown"), p.Seed, e.At, e.Cores, e.Kernel, e.PostgreSQL, e.Sites, map[bool]string{true: "and", false: "without"}[e.Witness], e.Gateways,
-			p.PerSecond, 100*p.WriteShare, time.Duration(p.Seconds*float64(time.Second)).Round(time.Second), e.LoadBefore, e.LoadAfter, e.StallMS)
+			p.PerSecond, 100*p.WriteShare, time.Duration(p.Seconds*float64(time.Second)).Round(time.Second), e.LoadBefore, e.LoadAfter, e.StallMS, p.CPU.Busy, 100*p.CPU.Waited)
 	}
 	if len(r.Missing) > 0 {
 		line("  %s", s.paint(yellow, "not played yet: "+strings.Join(r.Missing, ", ")))

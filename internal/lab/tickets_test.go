@@ -42,7 +42,7 @@ func TestTickets_OneSite(t *testing.T) {
 	history := filepath.Join(dir, "history.jsonl")
 	_, err = p.Run(t.Context(), Command{Name: "load", Path: bin, Args: []string{"load", "--gateways", "a/g1=" + url, "--rate", "100",
 		"--duration", "3s", "--writes", "0.5", "--customers", "50", "--history", history,
-		"--registers", "5", "--register-every", "50ms"}})
+		"--registers", "5", "--register-every", "50ms", "--sessions", "3", "--session-every", "100ms"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +79,12 @@ func TestTickets_OneSite(t *testing.T) {
 	want(t, seats, "")
 	atRest := time.Now()
 	want(t, CheckK4(append(ops, FinalReads(ops, shop(), atRest)...), nil, nil), "")
+	want(t, CheckLists(append(ops, FinalReads(ops, shop(), atRest)...), nil, nil), "")
+	k5, sessions := CheckK5(Evidence{}, ops, 1)
+	want(t, k5, "without a token") // nobody gives one
+	if sessions.Sessions != 3 || sessions.Lists != 3 || sessions.Reads < 10 || sessions.Appends < 5 || k5.Violated != sessions.Reads+sessions.Appends {
+		t.Errorf("%s; %d violations", sessions, k5.Violated)
+	}
 	if c := count(ops); c.Failed > 0 || c.Writes < 50 {
 		t.Errorf("%+v", c)
 	}

@@ -42,8 +42,12 @@ type Inbound struct {
 		taken    uint64 // of those, what NextTx and NextCopy gave out
 		told     uint64 // taken, as last told to the origin
 		flushed  change.Position
+		acked    change.Position // flushed, as last told to the origin
+		wants    change.Position // to be told with the next acknowledgement
+		urgent   bool            // the origin waits for the next acknowledgement, or somebody here for what it asks for
 		beat     Heartbeat
 		beatAt   time.Time
+		before   Heartbeat // the one before beat
 	}
 }
 
@@ -146,16 +150,31 @@ func (in *Inbound) Heard() (Heartbeat, time.Time) {
 	return in.mu.beat, in.mu.beatAt
 }
 
+// Before is the heartbeat before the last; its time is zero before the second.
+func (in *Inbound) Before() Heartbeat {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.mu.before
+}
+
 // Run keeps the connection until it ends, and returns why. What was received before can still be taken afterwards.
 func (in *Inbound) Run(ctx context.Context) error {
 	defer close(in.drained)
 	return in.run(ctx, in.read, in.write)
 }
 
-// Ack notes that everything up to a position is durably applied; the origin is told at once.
+// Ack notes that everything up to a position is durably applied; the origin is told soon.
 func (in *Inbound) Ack(flushed change.Position) {
 	in.mu.Lock()
 	in.mu.flushed = max(in.mu.flushed, flushed)
+	in.mu.Unlock()
+	in.wake(in.poke)
+}
+
+// Want tells the origin, once, that somebody here waits for a position.
+func (in *Inbound) Want(pos change.Position) {
+	in.mu.Lock()
+	in.mu.wants, in.mu.urgent = max(in.mu.wants, pos), true
 	in.mu.Unlock()
 	in.wake(in.poke)
 }
@@ -234,6 +253,7 @@ func (in *Inbound) next(ctx context.Context, want frameType) ([]byte, error) {
 	in.mu.taken += uint64(len(message))
 	// Telling of every message would double the packets; a quarter of the window keeps the origin from waiting.
 	tell := in.mu.taken-in.mu.told >= uint64(in.set.Window/4)
+	in.mu.urgent = in.mu.urgent || tell
 	in.mu.Unlock()
 	if tell {
 		in.wake(in.poke)
@@ -267,7 +287,7 @@ func (in *Inbound) read() error {
 				return err
 			}
 			in.mu.Lock()
-			in.mu.beat, in.mu.beatAt = beat, time.Now()
+			in.mu.before, in.mu.beat, in.mu.beatAt = in.mu.beat, beat, time.Now()
 			in.mu.Unlock()
 		case frameChanges, frameCopy:
 			if err := in.enqueue(f); err != nil {
@@ -302,24 +322,56 @@ func (in *Inbound) enqueue(f frame) error {
 	return nil
 }
 
-// write acknowledges: at once when there is news, and as a heartbeat.
+// acksPerPace is how many paces of the changes lie between acknowledgements that nobody waits for: each goes through both
+// ends and on to the origin's database, and nobody's request depends on it.
+const acksPerPace = 5
+
+// write acknowledges: when there is news, at once if somebody waits for it, and as a heartbeat.
 func (in *Inbound) write() error {
 	beat := time.NewTicker(in.set.Heartbeat)
 	defer beat.Stop()
+	pace := time.NewTimer(0)
+	defer pace.Stop()
 	for {
 		in.mu.Lock()
+		in.mu.urgent = false
 		ack := Ack{Flushed: in.mu.flushed, Taken: in.mu.taken}
-		in.mu.told = ack.Taken
+		if in.mu.wants > in.mu.flushed {
+			ack.Wants = in.mu.wants
+		}
+		in.mu.wants = 0
+		in.mu.told, in.mu.acked = ack.Taken, ack.Flushed
 		in.mu.Unlock()
 		ack.Vector = in.vector()
 		if _, err := in.tls.Write(controlFrame(frameAck, ack)); err != nil {
 			return err
 		}
+		if !in.awaitNews(time.Now(), beat.C, pace) {
+			return nil
+		}
+	}
+}
+
+// awaitNews waits for when to acknowledge next; it is false when the connection has ended.
+func (in *Inbound) awaitNews(last time.Time, beat <-chan time.Time, pace *time.Timer) bool {
+	for {
 		select {
 		case <-in.ended:
-			return nil
+			return false
+		case <-beat:
+			return true
 		case <-in.poke:
-		case <-beat.C:
+		case <-pace.C:
+		}
+		in.mu.Lock()
+		urgent, news := in.mu.urgent, in.mu.flushed > in.mu.acked
+		in.mu.Unlock()
+		wait := acksPerPace*in.set.Pace - time.Since(last)
+		if urgent || news && wait <= 0 {
+			return true
+		}
+		if news {
+			pace.Reset(wait)
 		}
 	}
 }

@@ -42,6 +42,7 @@ type Settings struct {
 	Connect   time.Duration // connecting and introductions take at most this long; default 3s
 	Window    int           // bytes that the origin may send ahead of what the target took; default 8 MiB
 	MaxFrame  int           // bytes of one frame, unpacked; bounds one row; default 256 MiB
+	Pace      time.Duration // changes that nobody waits for leave at most this often, acknowledgements a fifth as often; default 10ms, below 0: each at once
 }
 
 // WithDefaults fills in what is zero.
@@ -60,6 +61,9 @@ func (s Settings) WithDefaults() Settings {
 	}
 	if s.MaxFrame <= 0 {
 		s.MaxFrame = 256 << 20
+	}
+	if s.Pace == 0 {
+		s.Pace = 10 * time.Millisecond
 	}
 	return s
 }
@@ -120,6 +124,9 @@ type Ack struct {
 	Flushed change.Position `json:"flushed"` // durably applied; 0: nothing yet
 	Taken   uint64          `json:"taken"`   // bytes of messages taken since the connection began: the credit
 	Vector  topo.Vector     `json:"vector"`  // durably applied, of every origin
+	// Wants is a position of the origin's stream that somebody at the target waits for: where nothing stands before it that
+	// the target is to have, its position is moved on at once. 0: nobody waits.
+	Wants change.Position `json:"wants,omitempty"`
 }
 
 // Reason is why one side ended a connection.

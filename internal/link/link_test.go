@@ -575,3 +575,61 @@ func BenchmarkRoundTrip(b *testing.B) {
 		n++
 	}
 }
+
+func TestChangesLeaveTogetherUnlessSomebodyWaits(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		r := run(t, a, b, acceptConfig(t, Settings{}), dialConfig(t, Settings{}))
+		pace := Settings{}.WithDefaults().Pace
+		send := func(pos change.Position, markers ...change.Marker) {
+			t.Helper()
+			one := tx(pos, "x")
+			one.Markers = markers
+			if err := r.out.Send(t.Context(), one); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		arrives := func(pos change.Position, after time.Duration) {
+			t.Helper()
+			got, err := r.in.NextTx(t.Context())
+			if err != nil || got.Position != pos || time.Since(began) != after {
+				t.Fatalf("position %d after %v, want %d after %v: %v", got.Position, time.Since(began), pos, after, err)
+			}
+		}
+		send(101)
+		arrives(101, 0) // nothing went lately
+		send(102)
+		time.Sleep(pace / 2)
+		send(103)
+		arrives(102, pace)
+		arrives(103, pace)
+		send(104)
+		send(105, change.Marker{Site: "a", Handover: "h", Kind: change.MarkerClosed, Keyspace: "users", Buckets: []topo.EpochSpan{{First: 1, Last: 2, Epoch: 3}}})
+		arrives(104, pace)
+		arrives(105, pace) // a switch waits for it
+		send(106)
+		r.in.Want(106)
+		arrives(106, pace)
+		r.in.Want(107) // before it is there
+		synctest.Wait()
+		send(107)
+		arrives(107, pace)
+
+		time.Sleep(time.Minute + pace/2)
+		r.in.Ack(106)
+		synctest.Wait()
+		first := r.acks.Load().Flushed
+		r.in.Ack(107)
+		synctest.Wait()
+		if second := r.acks.Load().Flushed; second != first {
+			t.Errorf("acknowledged %d at once behind %d", second, first)
+		}
+		time.Sleep(acksPerPace * pace)
+		synctest.Wait()
+		if last := r.acks.Load().Flushed; last != 107 {
+			t.Errorf("acknowledged %d, want 107", last)
+		}
+	})
+}

@@ -49,6 +49,8 @@ type Outbound struct {
 		queued   uint64          // bytes of messages encoded since the connection began
 		taken    uint64          // of those, what the target took
 		sent     change.Position // last position encoded
+		urgent   bool            // somebody waits for what is in segments
+		wanted   change.Position // the target waits for it; 0: for none in particular
 	}
 }
 
@@ -177,17 +179,24 @@ func (o *Outbound) forget() {
 // connection has ended.
 func (o *Outbound) Send(ctx context.Context, tx change.Tx) error {
 	o.scratch = o.encoder.AppendTx(o.scratch[:0], &tx)
-	return o.queue(ctx, frameChanges, tx.Position)
+	return o.queue(ctx, frameChanges, tx.Position, len(tx.Markers) > 0)
+}
+
+func (o *Outbound) wake() {
+	select {
+	case o.pending <- struct{}{}:
+	default:
+	}
 }
 
 // SendCopy queues a piece of an initial copy, as Send does.
 func (o *Outbound) SendCopy(ctx context.Context, c change.Copy) error {
 	o.scratch = o.encoder.AppendCopy(o.scratch[:0], &c)
-	return o.queue(ctx, frameCopy, c.Position)
+	return o.queue(ctx, frameCopy, c.Position, true)
 }
 
 // queue appends the message in scratch to the last segment that still has room.
-func (o *Outbound) queue(ctx context.Context, kind frameType, pos change.Position) error {
+func (o *Outbound) queue(ctx context.Context, kind frameType, pos change.Position, urgent bool) error {
 	size := len(o.scratch) + binary.MaxVarintLen32
 	if size > o.set.MaxFrame {
 		return Refusef(Failed, "a piece of %d bytes at position %d is beyond the link's bound of %d: a row is too large to be sent", size, pos, o.set.MaxFrame)
@@ -198,7 +207,7 @@ func (o *Outbound) queue(ctx context.Context, kind frameType, pos change.Positio
 			return o.endErr
 		default:
 		}
-		if o.append(kind, pos) {
+		if o.append(kind, pos, urgent) {
 			break
 		}
 		select {
@@ -209,15 +218,12 @@ func (o *Outbound) queue(ctx context.Context, kind frameType, pos change.Positio
 			return context.Cause(ctx)
 		}
 	}
-	select {
-	case o.pending <- struct{}{}:
-	default:
-	}
+	o.wake()
 	return nil
 }
 
 // append takes the message in scratch if the window has any room: a message larger than the window must pass too.
-func (o *Outbound) append(kind frameType, pos change.Position) bool {
+func (o *Outbound) append(kind frameType, pos change.Position, urgent bool) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.mu.queued-o.mu.taken >= uint64(o.hello.Window) {
@@ -236,13 +242,17 @@ func (o *Outbound) append(kind frameType, pos change.Position) bool {
 	s.buf = append(s.buf, o.scratch...)
 	o.mu.queued += uint64(len(o.scratch))
 	o.mu.sent = max(o.mu.sent, pos)
+	o.mu.urgent = o.mu.urgent || urgent || o.mu.wanted > 0 && pos >= o.mu.wanted
 	if cap(o.scratch) > 4*frameFill {
 		o.scratch = nil // one huge row should not be remembered for ever
 	}
 	return true
 }
 
-// write sends segments as they come, and heartbeats.
+// write sends segments, and heartbeats. A segment goes at once if the one before went longer than a pace ago, and a pace
+// behind that otherwise, with all that was committed meanwhile: each costs every target a commit, two where it keeps
+// changes for others, and both ends their ways through the system. What somebody waits for, and what fills a frame,
+// does not wait.
 func (o *Outbound) write() error {
 	pack, err := newPacker()
 	if err != nil {
@@ -253,6 +263,9 @@ func (o *Outbound) write() error {
 	if err := o.sendHeartbeat(); err != nil {
 		return err
 	}
+	var last time.Time // a segment was sent
+	pace := time.NewTimer(0)
+	defer pace.Stop()
 	for {
 		select {
 		case <-o.ended:
@@ -261,40 +274,60 @@ func (o *Outbound) write() error {
 			if err := o.sendHeartbeat(); err != nil {
 				return err
 			}
+			continue
 		case <-o.pending:
-			if err := o.sendSegment(pack); err != nil {
-				return err
-			}
+		case <-pace.C:
+		}
+		if wait := o.set.Pace - time.Since(last); wait > 0 && o.mayWait() {
+			pace.Reset(wait)
+			continue
+		}
+		sent, err := o.sendSegment(pack)
+		if err != nil {
+			return err
+		}
+		if sent {
+			last = time.Now()
 		}
 	}
 }
 
-// sendSegment writes the oldest segment and makes itself run again if there are more.
-func (o *Outbound) sendSegment(pack *packer) error {
+// mayWait tells whether what is there to send may wait for more.
+func (o *Outbound) mayWait() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.mu.urgent && (len(o.mu.segments) == 0 || len(o.mu.segments) == 1 && len(o.mu.segments[0].buf) < frameFill/2)
+}
+
+// sendSegment writes the oldest segment, if there is one, and makes itself run again if there are more.
+func (o *Outbound) sendSegment(pack *packer) (sent bool, err error) {
 	o.mu.Lock()
 	if len(o.mu.segments) == 0 {
 		o.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	s := o.mu.segments[0]
 	o.mu.segments = o.mu.segments[1:]
 	more := len(o.mu.segments) > 0
-	o.mu.Unlock()
-	if more {
-		select {
-		case o.pending <- struct{}{}:
-		default:
+	if !more {
+		o.mu.urgent = false
+		if o.mu.wanted <= o.mu.sent {
+			o.mu.wanted = 0
 		}
 	}
+	o.mu.Unlock()
+	if more {
+		o.wake()
+	}
 	if _, err := o.tls.Write(pack.pack(s.buf, s.kind)); err != nil {
-		return err
+		return false, err
 	}
 	o.mu.Lock()
 	if o.mu.spare == nil && cap(s.buf) <= 4*frameFill {
 		o.mu.spare = s.buf
 	}
 	o.mu.Unlock()
-	return nil
+	return true, nil
 }
 
 func (o *Outbound) sendHeartbeat() error {
@@ -323,7 +356,15 @@ func (o *Outbound) readAcks(acked func(Ack)) error {
 		o.mu.Lock()
 		sent, queued := o.mu.sent, o.mu.queued
 		o.mu.taken = max(o.mu.taken, min(ack.Taken, queued))
+		if ack.Wants > ack.Flushed {
+			o.mu.wanted = max(o.mu.wanted, ack.Wants)
+			o.mu.urgent = o.mu.urgent || len(o.mu.segments) > 0 && sent >= o.mu.wanted
+		}
+		urgent := o.mu.urgent
 		o.mu.Unlock()
+		if urgent {
+			o.wake()
+		}
 		switch {
 		case ack.Flushed > sent || ack.Taken > queued:
 			return Refusef(Protocol, "site %s acknowledges position %d and %d bytes; sent are %d and %d", o.peer, ack.Flushed, ack.Taken, sent, queued)

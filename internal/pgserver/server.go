@@ -32,6 +32,7 @@ type Options struct {
 	Port     int               // 0: a free one
 	Settings map[string]string // override the defaults of this package
 	Binaries Binaries          // zero: Find
+	Env      []string          // of the server, beside the caller's
 
 	// Start starts the server's process where the caller cannot reach it over loopback, as in a network namespace; the
 	// caller then reaches it by its Unix socket in Dir. nil: beside the caller.
@@ -156,6 +157,9 @@ func (s *Server) start(ctx context.Context) error {
 	cmd := exec.Command(s.opts.Binaries.Path("postgres"), args...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = logFile, logFile
+	if len(s.opts.Env) > 0 {
+		cmd.Env = append(os.Environ(), s.opts.Env...)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner}
 	start := s.opts.Start
 	if start == nil {

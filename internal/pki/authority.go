@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/atollhq/atoll/internal/reload"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -169,17 +170,7 @@ func sign(template, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey, 
 
 // replaceFile writes a file of mode 0600 whole or not at all.
 func replaceFile(path string, body []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // made with mode 0600
-	if err != nil {
-		return fmt.Errorf("pki: %w", err)
-	}
-	defer os.Remove(tmp.Name()) // fails once it is renamed, as it should
-	_, err = tmp.Write(body)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
+	if err := reload.Replace(path, 0o600, body); err != nil {
 		return fmt.Errorf("pki: write %s: %w", path, err)
 	}
 	return nil

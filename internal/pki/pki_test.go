@@ -120,6 +120,24 @@ func TestBothSidesKnowEachOther(t *testing.T) {
 	}
 }
 
+// A service's certificate is for one that calls, and is known as that on the other side.
+func TestServices(t *testing.T) {
+	t.Parallel()
+	dir := authority(t, "shop", siteA, Role{Kind: Service, Name: "basket"})
+	a, basket := load(t, dir, "site-a"), load(t, dir, "service-basket")
+	server, _, err1, err2 := shake(t, a.ServerTLS(nil), basket.ClientTLS("a"))
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	p, err := a.Peer(server)
+	if _, isSite := p.Site(); err != nil || p != (Peer{Service, "basket"}) || isSite {
+		t.Errorf("the server sees %v, %v", p, err)
+	}
+	if _, _, _, err := shake(t, basket.ServerTLS(nil), a.ClientTLS("")); err == nil {
+		t.Error("a service's certificate serves")
+	}
+}
+
 func TestRefusedPeers(t *testing.T) {
 	t.Parallel()
 	shop := authority(t, "shop", siteA, siteB, anna)

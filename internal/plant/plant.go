@@ -31,6 +31,7 @@ func Planted() []string {
 		{"vector-ignored", VectorIgnored},
 		{"promise-forgotten", PromiseForgotten},
 		{"cut-ignored", CutIgnored},
+		{"session-ignored", SessionIgnored},
 	} {
 		if p.on {
 			out = append(out, p.name)

@@ -44,16 +44,19 @@ type Capture struct {
 	log  *slog.Logger
 
 	confirmed chan struct{} // a hint that mu.flushed moved
+	asked     chan struct{} // a hint that the server is to say where it is
 	mu        struct {
 		sync.Mutex
 		flushed change.Position // durable at the target
 		emitted change.Position // the furthest that was handed to the target
+		wanted  change.Position // somebody at the target waits for it; 0: nobody
+		asks    int             // how often the server may still be asked whether it is there
 	}
 }
 
 // OpenCapture checks that the database answers and can serve a stream.
 func OpenCapture(ctx context.Context, cfg CaptureConfig) (*Capture, error) {
-	c := &Capture{cfg: cfg, slot: SlotName(cfg.Deployment, cfg.Target), confirmed: make(chan struct{}, 1)}
+	c := &Capture{cfg: cfg, slot: SlotName(cfg.Deployment, cfg.Target), confirmed: make(chan struct{}, 1), asked: make(chan struct{}, 1)}
 	if len(c.slot) > maxIdentifier {
 		return nil, fmt.Errorf("slot name %s is longer than %d bytes; choose a shorter name for the deployment or for site %s", c.slot, maxIdentifier, cfg.Target)
 	}
@@ -182,6 +185,42 @@ func (c *Capture) Confirm(pos change.Position) {
 		default:
 		}
 	}
+}
+
+// Reach has the target told as soon as the stream is at a position: the server is asked where it is until then, for a
+// while, because what is not on its disk yet is not in the stream either.
+func (c *Capture) Reach(pos change.Position) {
+	c.mu.Lock()
+	c.mu.wanted, c.mu.asks = pos, mostAsks
+	c.mu.Unlock()
+	c.ask()
+}
+
+func (c *Capture) ask() {
+	select {
+	case c.asked <- struct{}{}:
+	default:
+	}
+}
+
+// awaited tells whether somebody waits for a position that the stream has come to, and forgets it then. If it has not, the
+// server is asked again in a moment.
+func (c *Capture) awaited(at change.Position) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.mu.wanted == 0:
+		return false
+	case c.mu.wanted <= at:
+		c.mu.wanted = 0
+		return true
+	case c.mu.asks > 0:
+		c.mu.asks--
+		time.AfterFunc(askEvery, c.ask)
+	default:
+		c.mu.wanted = 0
+	}
+	return false
 }
 
 func (c *Capture) flushed() change.Position {

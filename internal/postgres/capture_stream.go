@@ -20,6 +20,8 @@ import (
 const (
 	takeOverBound  = 10 * time.Second // for an earlier walsender of this slot to end
 	statusEvery    = time.Second
+	askEvery       = 10 * time.Millisecond
+	mostAsks       = 50       // of one wait: what was committed is on disk within half a second, or is waited for in another way
 	idleBytes      = 16 << 20 // an idle stream moves on at once when this much WAL passed by
 	maxWALMessage  = 1<<30 + 1<<20
 	slabBytes      = 64 << 10
@@ -149,6 +151,8 @@ func (s *captureStream) reportStatus(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.confirmed:
+		case <-s.asked:
+			ask = 1
 		case <-tick.C:
 			ask = 1
 		}
@@ -230,11 +234,15 @@ func (s *captureStream) keep(data []byte) []byte {
 	return s.slab[from:len(s.slab):len(s.slab)]
 }
 
-// moveOn emits an empty transaction when nothing of the target's interest happened for a while, so that its position,
+// moveOn emits an empty transaction when somebody waits for that, or nothing of the target's interest happened for a while, so that its position,
 // and with it the slot, does not stay behind. The slot is only ever confirmed up to what the target has recorded, so
 // a target that comes back is never told that it asks for the past.
 func (s *captureStream) moveOn(ctx context.Context) error {
-	if s.tx != nil || s.idle <= s.last || s.idle-s.last < idleBytes && time.Since(s.lastAt) < s.cfg.IdleEvery {
+	if s.tx != nil {
+		return nil
+	}
+	awaited := s.awaited(s.idle)
+	if s.idle <= s.last || s.idle-s.last < idleBytes && time.Since(s.lastAt) < s.cfg.IdleEvery && !awaited {
 		return nil
 	}
 	return s.send(ctx, change.Tx{Origin: s.cfg.Site, Position: s.idle, First: true, Last: true})

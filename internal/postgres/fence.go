@@ -114,7 +114,8 @@ func (f *Fence) check(ctx context.Context, c *pgx.Conn) error {
 	return err
 }
 
-// State reads the fence. Bits and the lease are not subject to snapshots, so they may be newer than the rows.
+// State reads the fence, in one round trip: an opening waits for it. Bits and the lease are not subject to snapshots, so
+// they may be newer than the rows.
 func (f *Fence) State(ctx context.Context) (FenceState, error) {
 	var st FenceState
 	err := f.conns.with(ctx, func(c *pgx.Conn) error {
@@ -122,65 +123,68 @@ func (f *Fence) State(ctx context.Context) (FenceState, error) {
 			Buckets: map[topo.KeyspaceID]int{}, Bits: map[topo.KeyspaceID]topo.Spans{},
 			Rows: map[topo.KeyspaceID][]BucketRow{},
 		}
-		if err := st.readMoments(ctx, c); err != nil {
-			return err
-		}
-		if err := st.readBits(ctx, c); err != nil {
-			return err
-		}
-		if err := st.readRows(ctx, c, f.site); err != nil {
-			return err
-		}
-		var err error
-		st.Gaps, err = truncateGaps(ctx, c)
-		return err
+		var all pgx.Batch
+		st.readMoments(&all)
+		st.readBits(&all)
+		st.readRows(&all, f.site) // after the bits
+		st.readGaps(&all)
+		return c.SendBatch(ctx, &all).Close()
 	})
 	return st, f.wrap("state", err)
 }
 
-func (st *FenceState) readMoments(ctx context.Context, c *pgx.Conn) error {
-	var lease *int64
-	err := c.QueryRow(ctx, `SELECT pg_sequence_last_value('atoll.lease'), clock_timestamp(), coalesce((SELECT generation FROM atoll.generation), 0)`).
-		Scan(&lease, &st.Clock, &st.Generation)
-	if err == nil && lease != nil {
-		st.Lease = time.UnixMilli(*lease)
-	}
-	return err
-}
-
-func (st *FenceState) readBits(ctx context.Context, c *pgx.Conn) error {
-	rows, err := c.Query(ctx, `SELECT k.name, k.buckets, w, coalesce(pg_sequence_last_value(atoll.word_of(k.id, w << 5)), 0)
-		FROM atoll.keyspace k, generate_series(0, (k.buckets - 1) >> 5) w ORDER BY k.id, w`)
-	if err != nil {
-		return err
-	}
-	var ks topo.KeyspaceID
-	var buckets, word int
-	var bits int64
-	_, err = pgx.ForEachRow(rows, []any{&ks, &buckets, &word, &bits}, func() error {
-		st.Buckets[ks] = buckets
-		for i := range 32 {
-			if bits>>i&1 == 1 {
-				st.Bits[ks] = spanAppend(st.Bits[ks], topo.BucketID(word*32+i))
-			}
+func (st *FenceState) readMoments(all *pgx.Batch) {
+	all.Queue(`SELECT pg_sequence_last_value('atoll.lease'), clock_timestamp(), coalesce((SELECT generation FROM atoll.generation), 0)`).QueryRow(func(row pgx.Row) error {
+		var lease *int64
+		err := row.Scan(&lease, &st.Clock, &st.Generation)
+		if err == nil && lease != nil {
+			st.Lease = time.UnixMilli(*lease)
 		}
-		return nil
+		return err
 	})
-	return err
 }
 
-func (st *FenceState) readRows(ctx context.Context, c *pgx.Conn, site topo.SiteID) error {
-	rows, err := c.Query(ctx, `SELECT keyspace, bucket, epoch, state, handover FROM atoll.bucket WHERE site = $1 ORDER BY keyspace, bucket`, site)
-	if err != nil {
+func (st *FenceState) readBits(all *pgx.Batch) {
+	all.Queue(`SELECT k.name, k.buckets, w, coalesce(pg_sequence_last_value(atoll.word_of(k.id, w << 5)), 0)
+		FROM atoll.keyspace k, generate_series(0, (k.buckets - 1) >> 5) w ORDER BY k.id, w`).Query(func(rows pgx.Rows) error {
+		var ks topo.KeyspaceID
+		var buckets, word int
+		var bits int64
+		_, err := pgx.ForEachRow(rows, []any{&ks, &buckets, &word, &bits}, func() error {
+			st.Buckets[ks] = buckets
+			for i := range 32 {
+				if bits>>i&1 == 1 {
+					st.Bits[ks] = spanAppend(st.Bits[ks], topo.BucketID(word*32+i))
+				}
+			}
+			return nil
+		})
 		return err
-	}
-	var ks topo.KeyspaceID
-	var r BucketRow
-	_, err = pgx.ForEachRow(rows, []any{&ks, &r.Bucket, &r.Epoch, &r.State, &r.Handover}, func() error {
-		st.Rows[ks] = append(st.Rows[ks], r)
-		return nil
 	})
-	return err
+}
+
+func (st *FenceState) readRows(all *pgx.Batch, site topo.SiteID) {
+	all.Queue(`SELECT keyspace, bucket, epoch, state, handover FROM atoll.bucket WHERE site = $1 ORDER BY keyspace, bucket`, site).Query(func(rows pgx.Rows) error {
+		var ks topo.KeyspaceID
+		var r BucketRow
+		_, err := pgx.ForEachRow(rows, []any{&ks, &r.Bucket, &r.Epoch, &r.State, &r.Handover}, func() error {
+			st.Rows[ks] = append(st.Rows[ks], r)
+			return nil
+		})
+		return err
+	})
+}
+
+// readGaps names partitions of fenced tables without a truncate guard. Row guards are cloned to a new partition by the
+// server, statement guards are not.
+func (st *FenceState) readGaps(all *pgx.Batch) {
+	all.Queue(`SELECT DISTINCT t.tgrelid::regclass::text FROM pg_trigger t
+		WHERE t.tgfoid = to_regproc('atoll.check_commit')
+		AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.tgrelid AND g.tgfoid = to_regproc('atoll.refuse_truncate'))
+		ORDER BY 1`).Query(func(rows pgx.Rows) (err error) {
+		st.Gaps, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
 }
 
 // spanAppend adds a bucket that is higher than all in the set.
@@ -190,19 +194,6 @@ func spanAppend(s topo.Spans, b topo.BucketID) topo.Spans {
 		return s
 	}
 	return append(s, topo.Span{First: b, Last: b})
-}
-
-// truncateGaps names partitions of fenced tables without a truncate guard. Row guards are cloned to a new partition
-// by the server, statement guards are not.
-func truncateGaps(ctx context.Context, c *pgx.Conn) ([]string, error) {
-	rows, err := c.Query(ctx, `SELECT DISTINCT t.tgrelid::regclass::text FROM pg_trigger t
-		WHERE t.tgfoid = to_regproc('atoll.check_commit')
-		AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.tgrelid AND g.tgfoid = to_regproc('atoll.refuse_truncate'))
-		ORDER BY 1`)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // Restrict turns off every ownership bit that is not in keep, and makes void whatever opening was decided before by

@@ -30,7 +30,7 @@ func TestLateLeaseWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
-	const lease = 300 * time.Millisecond
+	const lease = 2 * time.Second // a write that would be let through behind it has as long to come
 	late := 0
 	for tries := 1; late < 5; tries++ {
 		deadline := time.Now().Add(lease)

@@ -94,7 +94,7 @@ func lockTrouble(err error) bool {
 		var pgErr *pgconn.PgError
 		return errors.As(err, &pgErr) && pgErr.SchemaName == "pg_catalog"
 	case "XX000":
-		return strings.Contains(err.Error(), "tuple concurrently updated")
+		return strings.Contains(err.Error(), "tuple concurrently updated") || strings.Contains(err.Error(), "tuple concurrently deleted")
 	}
 	return false
 }

@@ -116,7 +116,7 @@ func (r *Relay) Trim(ctx context.Context, origin topo.SiteID, through change.Pos
 }
 
 // Begin says that from the recorded progress on all of an origin's changes are kept, unless that was said before; or, with
-// keeps false, that none are.
+// keeps false, that none are: then what was kept before is dropped, nobody is left who could lack it.
 func (r *Relay) Begin(ctx context.Context, origin topo.SiteID, keeps bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -124,6 +124,9 @@ func (r *Relay) Begin(ctx context.Context, origin topo.SiteID, keeps bool) error
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if !keeps {
 				_, err := tx.Exec(ctx, `UPDATE atoll.progress SET relay_from = NULL WHERE origin = $1 AND relay_from IS NOT NULL`, string(origin))
+				if err == nil {
+					_, err = tx.Exec(ctx, `DELETE FROM atoll.relay WHERE origin = $1`, string(origin))
+				}
 				return err
 			}
 			began, err := tx.Exec(ctx, `UPDATE atoll.progress SET relay_from = position WHERE origin = $1 AND relay_from IS NULL`, string(origin))

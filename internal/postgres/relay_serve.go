@@ -66,6 +66,9 @@ func (s *RelaySource) Create(context.Context) error { return errRelayBegins }
 // Confirm does nothing: what may be dropped follows from what every site says.
 func (s *RelaySource) Confirm(change.Position) {}
 
+// Reach does nothing: a relay has what it has.
+func (s *RelaySource) Reach(change.Position) {}
+
 // Close ends the connection.
 func (s *RelaySource) Close() error {
 	closeConn(s.conn)

@@ -53,6 +53,18 @@ func TestRelay_KeepsInOrderUntilTrimmed(t *testing.T) {
 	if err := r.Keep(ctx, []change.Tx{tx(40, "part 2", false, true)}); err == nil || !strings.Contains(err.Error(), "without the parts before it") {
 		t.Errorf("a part alone: %v", err)
 	}
+	if err := r.Begin(ctx, "b", true); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = relayed(ctx, r, "b", 0); err != nil || !reflect.DeepEqual(got, all[4:]) {
+		t.Errorf("kept on: %+v, %v", got, err)
+	}
+	if err := r.Begin(ctx, "b", false); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = relayed(ctx, r, "b", 0); err != nil || len(got) != 0 {
+		t.Errorf("nobody is left who could lack it, and there are %+v, %v", got, err)
+	}
 	s.exec(s.adminDSN, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'atoll relay of a' AND datname = current_database()")
 	waitUntil(t, "the relay connects again", func() bool { return r.Trim(ctx, "b", 30) == nil })
 }

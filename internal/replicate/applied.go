@@ -168,14 +168,28 @@ func (a *Applied) look(ctx context.Context, key arrival) error {
 func (a *Applied) WaitVector(ctx context.Context, need topo.Vector) error {
 	need = maps.Clone(need)
 	delete(need, a.site)
-	for {
-		a.mu.Lock()
-		covered, moved := true, a.mu.moved
+	return a.until(ctx, func() bool {
+		covered := true
 		for origin, pos := range need {
 			covered = covered && (a.mu.waived[origin] || a.mu.vector[origin] >= pos)
 		}
+		return covered
+	})
+}
+
+// WaitApplied waits until an origin's changes are applied here up to a position. Nothing is waived: it is for readers, who
+// are to see them.
+func (a *Applied) WaitApplied(ctx context.Context, origin topo.SiteID, pos change.Position) error {
+	return a.until(ctx, func() bool { return a.mu.vector[origin] >= uint64(pos) })
+}
+
+// until waits until covered, which is called with the lock held, holds.
+func (a *Applied) until(ctx context.Context, covered func() bool) error {
+	for {
+		a.mu.Lock()
+		ok, moved := covered(), a.mu.moved
 		a.mu.Unlock()
-		if covered {
+		if ok {
 			return nil
 		}
 		select {

@@ -192,6 +192,14 @@ func TestAppliedAnew(t *testing.T) {
 	if err := a.WaitVector(t.Context(), former); err != nil {
 		t.Error(err)
 	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	if err := a.WaitApplied(over, "a", 900); err == nil {
+		t.Error("readers are told that a former stream's changes are here")
+	}
+	if err := a.WaitApplied(over, "a", 50); err != nil {
+		t.Error(err)
+	}
 	if a.said("b", "a") != 0 || a.said("b", "c") != 7 {
 		t.Errorf("what b has said of the former stream counts: %d", a.said("b", "a"))
 	}

@@ -135,6 +135,8 @@ func (s *source) Run(ctx context.Context, from change.Position, epochs change.Ep
 	}
 }
 
+func (s *source) Reach(change.Position) {}
+
 func (s *source) Confirm(pos change.Position) {
 	s.db.mu.Lock()
 	defer s.db.mu.Unlock()

@@ -34,6 +34,9 @@ type Source interface {
 	Run(ctx context.Context, from change.Position, epochs change.Epochs, emit func(context.Context, change.Tx) error) error
 	// Confirm says that the target has everything up to a position on disk. It must not block for long.
 	Confirm(change.Position)
+	// Reach says that the target waits for a position: as soon as the stream is there, the target is told, also if it has
+	// nothing for it. It must not block for long.
+	Reach(change.Position)
 	Close() error
 }
 

@@ -644,6 +644,7 @@ type mute struct{ source }
 
 func (*mute) Confirmed(context.Context) (change.Position, bool, error) { return 0, true, nil }
 func (*mute) Confirm(change.Position)                                  {}
+func (*mute) Reach(change.Position)                                    {}
 func (*mute) Run(ctx context.Context, _ change.Position, _ change.Epochs, _ func(context.Context, change.Tx) error) error {
 	<-ctx.Done()
 	return context.Cause(ctx)

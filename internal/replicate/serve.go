@@ -305,6 +305,9 @@ func (o *session) acked(ack link.Ack) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.mu.heard = time.Now()
+	if ack.Wants > ack.Flushed && o.mu.source != nil {
+		o.mu.source.Reach(ack.Wants)
+	}
 	if ack.Flushed > o.mu.flushed {
 		o.mu.flushed = ack.Flushed
 		if o.mu.source != nil {

@@ -93,6 +93,11 @@ func (f *Follow) lagLocked(beat link.Heartbeat, heard time.Time) time.Duration {
 		lag = now.Sub(f.mu.flight[0].committed)
 	case len(f.mu.flight) == 0 && beat.Sent > f.mu.position && !f.mu.commit.IsZero():
 		lag = now.Sub(f.mu.commit)
+		// What was sent since is no older than the heartbeat before, if all was here then: an idle stream sends a position
+		// now and then, and nothing else.
+		if before := f.mu.direct.Before(); !before.Time.IsZero() && before.Sent <= f.mu.position {
+			lag = min(lag, now.Sub(before.Time))
+		}
 	}
 	if quiet := 2 * f.Settings.WithDefaults().Heartbeat; silence > quiet {
 		lag = max(lag, silence)
@@ -177,6 +182,15 @@ func (f *Follow) Pull(until change.Position) {
 	f.mu.pull = max(f.mu.pull, until)
 	if f.mu.in != nil && f.mu.via == "" && f.mu.position < until {
 		f.mu.in.End(link.Refusef(link.Closing, "the changes up to position %d are taken from another site", until))
+	}
+}
+
+// Want tells the origin that somebody here waits for a position of its stream: where nothing is to come, it says so.
+func (f *Follow) Want(pos change.Position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.in != nil && f.mu.via == "" {
+		f.mu.in.Want(pos)
 	}
 }
 

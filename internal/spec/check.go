@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,7 +35,9 @@ func check(s *Spec, pos positions) Problems {
 	for i, r := range s.Routes {
 		c.route(i, r)
 	}
+	c.dns()
 	c.policies()
+	c.telemetry()
 	return c.problems
 }
 
@@ -153,12 +154,7 @@ func (c *checker) site(id topo.SiteID, s *Site) {
 	for _, name := range slices.Sorted(maps.Keys(s.Gateways)) {
 		c.gateway(name, s.Gateways[name], func(keys ...any) []any { return here(append(at("gateways", name), keys...)...) })
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.Upstreams)) {
-		u, err := url.Parse(s.Upstreams[name])
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			c.add(here("upstreams", name), "write for example http://127.0.0.1:9000", "upstream %q is not an http or https URL", s.Upstreams[name])
-		}
-	}
+	c.upstreams(s, here)
 	for _, other := range slices.Sorted(maps.Keys(s.Reach)) {
 		if c.Sites[other] == nil {
 			c.add(here("reach", string(other)), suggest(string(other), names(c.Sites)), "reach names %q, which is not a site", other)
@@ -226,9 +222,70 @@ func (c *checker) gateway(name string, g *Gateway, here func(...any) []any) {
 		c.add(here("listen"), "add tls: with cert: and key:, or plaintext: true if something in front ends TLS",
 			"%q would take plain HTTP beyond loopback", g.Listen)
 	}
-	if g.TLS != nil && (g.TLS.Cert == "" || g.TLS.Key == "") {
-		c.add(here("tls"), "", "tls wants both cert and key")
+	if g.Zone != "" {
+		c.name(g.Zone, here("zone")...)
 	}
+	if g.TLS != nil {
+		c.tls(g.TLS, here)
+	}
+	c.networks(g.ProxyProtocol, "whoever connects could name any client", here("proxy_protocol"))
+	c.networks(g.TrustedProxies, "whoever connects could name any client", here("trusted_proxies"))
+	if g.MaxConnections < 0 || g.MaxPerClient < 0 {
+		c.add(here(), "leave them out for no bound of one client, and 20000 in all", "a negative number of connections")
+	}
+}
+
+func (c *checker) tls(t *TLSFiles, here func(...any) []any) {
+	switch {
+	case t.ACME == nil && (t.Cert == "" || t.Key == ""):
+		c.add(here("tls"), "or acme: with domains:", "tls wants both cert and key")
+	case t.ACME != nil && (t.Cert != "" || t.Key != ""):
+		c.add(here("tls"), "leave one of the two out", "tls has a certificate and says how to obtain one")
+	}
+	if t.ACME == nil {
+		return
+	}
+	if len(t.ACME.Domains) == 0 {
+		c.add(here("tls", "acme"), "add domains: with the names that users ask for", "acme has no domains")
+	}
+	for i, d := range t.ACME.Domains {
+		if strings.ContainsAny(d, "*: /") || !strings.Contains(d, ".") {
+			c.add(here("tls", "acme", "domains", i), "list each name; a wildcard wants a change in DNS, which atoll does not make for this", "%q is not a name that a certificate can be obtained for", d)
+		}
+	}
+	if t.ACME.CA != "" && !strings.HasPrefix(t.ACME.CA, "https://") {
+		c.add(here("tls", "acme", "ca"), "write the URL of its directory", "%q is not an https URL", t.ACME.CA)
+	}
+}
+
+// networks checks a list of addresses and networks.
+func (c *checker) networks(list []string, all string, where []any) {
+	for i, text := range list {
+		if p, err := network(text); err != nil {
+			c.add(append(slices.Clone(where), i), "write for example 10.0.0.0/8 or 10.0.0.5", "%q is neither an address nor a network", text)
+		} else if p.Bits() == 0 {
+			c.add(append(slices.Clone(where), i), "name the networks", "%q is everybody: %s", text, all)
+		}
+	}
+}
+
+func network(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	return p.Masked(), err
+}
+
+// Networks reads a checked list of addresses and networks.
+func Networks(list []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, text := range list {
+		if p, err := network(text); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func loopback(addr string) bool {
@@ -349,12 +406,22 @@ func (c *checker) route(i int, r *Route) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.Sites)) {
 		s := c.Sites[id]
-		if s != nil && !s.Witness && s.Upstreams[r.Upstream] == "" {
+		if s != nil && !s.Witness && s.Upstreams[r.Upstream] == nil {
 			c.add(here("upstream"), suggest(r.Upstream, names(s.Upstreams)), "site %s has no upstream %q", id, r.Upstream)
 		}
 	}
+	c.rate(r, here)
+	c.move(r, here)
+	c.shadow(r, here)
+	switch r.Priority {
+	case "", topo.LowPriority, topo.NormalPriority, topo.HighPriority:
+	default:
+		c.add(here("priority"), "want high, normal or low", "unknown priority %q", r.Priority)
+	}
 	if r.Keyspace == "" {
-		for key, set := range map[string]bool{"key": len(r.Key) > 0, "without_key": r.WithoutKey != "", "fenced_retry": r.FencedRetry, "hold_reads": r.HoldReads} {
+		for key, set := range map[string]bool{"key": len(r.Key) > 0, "without_key": r.WithoutKey != "", "fenced_retry": r.FencedRetry, "hold_reads": r.HoldReads,
+			"reads": r.Reads != "", "session": r.Session != "", "session_strict": r.SessionStrict,
+			"max_staleness": r.MaxStaleness != 0, "when_stale": r.WhenStale != ""} {
 			if set {
 				c.add(here(key), "add keyspace:, or drop it", "route %s has %s but no keyspace", r.Name, key)
 			}
@@ -362,6 +429,37 @@ func (c *checker) route(i int, r *Route) {
 		return
 	}
 	c.keyedRoute(r, here)
+}
+
+func (c *checker) rate(r *Route, here func(...any) []any) {
+	if r.Rate == nil {
+		return
+	}
+	switch r.Rate.Per {
+	case topo.PerRoute, topo.PerClient:
+	case topo.PerKey:
+		if k := c.Keyspaces[r.Keyspace]; k == nil || k.Buckets == 1 || len(r.Key) == 0 {
+			c.add(here("rate", "per"), "write client or route", "route %s has no key to count by", r.Name)
+		}
+	default:
+		c.add(here("rate", "per"), "want route, key or client", "unknown per %q", r.Rate.Per)
+	}
+	if !(r.Rate.RPS > 0) || r.Rate.RPS > 1e9 || r.Rate.Burst < 0 {
+		c.add(here("rate"), "write for example rps: 100, burst: 200", "rate of route %s: rps %v, burst %d", r.Name, r.Rate.RPS, r.Rate.Burst)
+	}
+	if r.Rate.Shares == nil {
+		return
+	}
+	for _, id := range c.FullSites() {
+		if !(r.Rate.Shares[id] > 0) {
+			c.add(here("rate", "shares"), "a site without a share would refuse everything", "site %s has no share", id)
+		}
+	}
+	for id := range r.Rate.Shares {
+		if s := c.Sites[id]; s == nil || s.Witness {
+			c.add(here("rate", "shares"), suggest(string(id), names(c.Sites)), "share of %q, which is not a site with gateways", id)
+		}
+	}
 }
 
 func (c *checker) keyedRoute(r *Route, here func(...any) []any) {
@@ -378,16 +476,94 @@ func (c *checker) keyedRoute(r *Route, here func(...any) []any) {
 	default:
 		c.add(here("without_key"), "want refuse, home or nearest", "unknown without_key %q", r.WithoutKey)
 	}
+	c.readsOf(r, here)
 	for j, src := range r.Key {
 		n := 0
-		for _, set := range []bool{src.Header != "", src.Cookie != "", src.Path != 0, src.Query != ""} {
+		for _, set := range []bool{src.Header != "", src.Cookie != "", src.Path != 0, src.Query != "", src.JWT != "", src.Certificate != ""} {
 			if set {
 				n++
 			}
 		}
 		if n != 1 || src.Path < 0 {
-			c.add(here("key", j), "each entry names one of header, cookie, path (segment from 1), query", "key source %d of route %s", j+1, r.Name)
+			c.add(here("key", j), "each entry names one of header, cookie, path (segment from 1), query, jwt (claim), certificate (cn, dns or uri)", "key source %d of route %s", j+1, r.Name)
 		}
+		c.verifiedKey(r, src, here("key", j))
+	}
+}
+
+// verifiedKey checks that what a key source wants verified can be.
+func (c *checker) verifiedKey(r *Route, src topo.KeySource, where []any) {
+	if p := c.Policies.JWT; src.JWT != "" && p.KeysFile == "" && p.KeysURL == "" {
+		c.add(where, "add policies.jwt with issuer:, audience: and keys_file: or keys_url:", "route %s takes its key from a token, which nothing says how to verify", r.Name)
+	}
+	switch src.Certificate {
+	case "":
+		return
+	case topo.CommonName, topo.DNSName, topo.URIName:
+	default:
+		c.add(where, "want cn, dns or uri", "unknown certificate field %q", src.Certificate)
+	}
+	for _, s := range c.Sites {
+		if s == nil {
+			continue
+		}
+		for _, g := range s.Gateways {
+			if g != nil && g.TLS != nil && g.TLS.ClientCA != "" {
+				return
+			}
+		}
+	}
+	c.add(where, "add tls.client_ca to the gateways that users with certificates reach", "route %s takes its key from a certificate, which no gateway asks for", r.Name)
+}
+
+// MinStaleness is the least bound on the age of a copy that a route may ask for.
+const MinStaleness = 2 * time.Second
+
+// readsOf checks what a route says of its reads and sessions.
+func (c *checker) readsOf(r *Route, here func(...any) []any) {
+	switch r.Reads {
+	case "", topo.OwnerReads:
+	case topo.NearestReads:
+		if r.HoldReads {
+			c.add(here("hold_reads"), "drop it, or reads: nearest", "route %s asks for strong reads and for reads from a copy", r.Name)
+		}
+	default:
+		c.add(here("reads"), "want owner or nearest", "unknown reads %q", r.Reads)
+	}
+	switch {
+	case r.MaxStaleness == 0 && r.WhenStale != "":
+		c.add(here("when_stale"), "add max_staleness: with how old a copy may be, or drop it", "route %s has when_stale but no max_staleness", r.Name)
+	case r.MaxStaleness == 0:
+	case r.Reads != topo.NearestReads:
+		c.add(here("max_staleness"), "add reads: nearest, or drop it", "route %s bounds the age of a copy and reads at the owner", r.Name)
+	case r.MaxStaleness < MinStaleness:
+		c.add(here("max_staleness"), "sites ask each other once a second how far they are", "max_staleness %s is less than %s", r.MaxStaleness, MinStaleness)
+	}
+	if modes := []topo.WhenStale{"", topo.StaleToOwner, topo.StaleRefused, topo.StaleServed}; !slices.Contains(modes, r.WhenStale) {
+		c.add(here("when_stale"), "want owner, refuse or serve", "unknown when_stale %q", r.WhenStale)
+	}
+	switch r.Session {
+	case topo.NoSessions:
+		if r.SessionStrict {
+			c.add(here("session_strict"), "add session: header or cookie, or drop it", "route %s has session_strict but no session", r.Name)
+		}
+	case topo.HeaderSessions, topo.CookieSessions:
+	default:
+		c.add(here("session"), "want header or cookie", "unknown session %q", r.Session)
+	}
+}
+
+func (c *checker) telemetry() {
+	t := c.Telemetry
+	if t == nil {
+		return
+	}
+	c.address(t.OTLP, at("telemetry", "otlp")...)
+	if t.OTLP != "" && !t.Plaintext && loopback(t.OTLP) {
+		c.add(at("telemetry", "otlp"), "add plaintext: true, unless the collector has a certificate for it", "a collector at %s on this machine rarely speaks TLS", t.OTLP)
+	}
+	if t.Sample != nil && !(*t.Sample >= 0 && *t.Sample <= 1) {
+		c.add(at("telemetry", "sample"), "want 0 to 1, for example 0.01", "sample %v is no share", *t.Sample)
 	}
 }
 
@@ -401,7 +577,7 @@ func (c *checker) policies() {
 		{"switch", "max_lag", p.Switch.MaxLag}, {"switch", "drain_bound", p.Switch.DrainBound},
 		{"switch", "fence_bound", p.Switch.FenceBound}, {"switch", "catch_bound", p.Switch.CatchBound},
 		{"failover", "max_loss", p.Failover.MaxLoss}, {"failover", "veto_bound", p.Failover.VetoBound},
-		{"hold", "max_time", p.Hold.MaxTime}, {"store", "heartbeat", p.Store.Heartbeat}, {"store", "election", p.Store.Election},
+		{"jwt", "refresh", p.JWT.Refresh}, {"jwt", "leeway", p.JWT.Leeway}, {"hold", "max_time", p.Hold.MaxTime}, {"store", "heartbeat", p.Store.Heartbeat}, {"store", "election", p.Store.Election},
 	} {
 		if d.value < 0 {
 			c.add(at("policies", d.group, d.key), "", "%s is negative", d.key)
@@ -414,6 +590,7 @@ func (c *checker) policies() {
 		c.add(at("policies", "failover", "per_hour"), "", "per_hour is negative")
 	}
 	c.onQuorumLoss(p.Failover)
+	c.tokens(p.JWT)
 	if modes := []string{FailoverAutomatic, FailoverObserve, FailoverManual}; p.Failover.Mode != "" && !slices.Contains(modes, p.Failover.Mode) {
 		c.add(at("policies", "failover", "mode"), "write automatic, observe or manual", "failover mode %q does not exist", p.Failover.Mode)
 	}

@@ -34,6 +34,9 @@ func (s *Spec) setDefaults() {
 			orDefault(&r.WithoutKey, topo.HomeKeyless) // one bucket: everything is at home; more: validated as present
 		}
 	}
+	if s.DNS != nil {
+		s.DNS.setDefaults()
+	}
 	s.setPolicyDefaults()
 }
 
@@ -58,6 +61,8 @@ func (s *Spec) setPolicyDefaults() {
 	orDefault(&p.Hold.MaxTime, 15*time.Second)
 	orDefault(&p.Hold.MaxPerBucket, 1000)
 	orDefault(&p.Hold.MaxRequests, 10000)
+	orDefault(&p.JWT.Refresh, 10*time.Minute)
+	orDefault(&p.JWT.Leeway, 30*time.Second)
 	orDefault(&p.Store.Heartbeat, 50*time.Millisecond)
 	orDefault(&p.Store.Election, 500*time.Millisecond)
 }
@@ -73,7 +78,7 @@ func orDefault[T comparable](v *T, d T) {
 func (s *Spec) FullSites() []topo.SiteID {
 	var out []topo.SiteID
 	for _, id := range s.SiteIDs() {
-		if !s.Sites[id].Witness {
+		if site := s.Sites[id]; site != nil && !site.Witness {
 			out = append(out, id)
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
 )
 
 // maxFile bounds what is read: a spec is written by people.
@@ -72,8 +71,19 @@ func Load(path string) (*Spec, error) {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
-	for _, p := range []*string{&s.PKI, &s.State} {
-		if !filepath.IsAbs(*p) {
+	files := []*string{&s.PKI, &s.State, &s.Policies.JWT.KeysFile, &s.Policies.JWT.KeysCA}
+	for _, site := range s.Sites {
+		for _, g := range site.Gateways {
+			if g.TLS != nil {
+				files = append(files, &g.TLS.Cert, &g.TLS.Key, &g.TLS.ClientCA)
+				if g.TLS.ACME != nil {
+					files = append(files, &g.TLS.ACME.CARoot)
+				}
+			}
+		}
+	}
+	for _, p := range files {
+		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
@@ -244,50 +254,72 @@ func (p positions) refuseShape() (Problem, bool) {
 		return Problem{File: p.file, Line: line, Column: column, Message: "want keys such as deployment: and sites:",
 			Hint: "`atoll validate --sample` prints a spec to start from"}, false
 	}
-	policies := reflect.TypeFor[Policies]()
-	for i := range policies.NumField() {
-		group := yamlKey(policies.Field(i))
-		for j := range policies.Field(i).Type.NumField() {
-			field := policies.Field(i).Type.Field(j)
-			if field.Type != reflect.TypeFor[time.Duration]() {
+	if p, ok := p.refuseDurations(p.root, reflect.TypeFor[Spec]()); !ok {
+		return p, false
+	}
+	return Problem{}, true
+}
+
+// refuseDurations finds the first value that is to be a duration and is none, in a node that is to be of a type.
+func (p positions) refuseDurations(node ast.Node, t reflect.Type) (Problem, bool) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch value, isScalar := node.(ast.ScalarNode); {
+	case t == reflect.TypeFor[time.Duration]():
+		if !isScalar {
+			return Problem{}, true // the decoder says so
+		}
+		tok := value.GetToken()
+		if _, err := time.ParseDuration(tok.Value); err != nil {
+			return Problem{File: p.file, Line: tok.Position.Line, Column: tok.Position.Column,
+				Message: fmt.Sprintf("%q is not a duration", tok.Value), Hint: "write for example 500ms, 10s or 1m"}, false
+		}
+	case t.Kind() == reflect.Slice:
+		seq, _ := node.(*ast.SequenceNode)
+		for i := range seqLen(seq) {
+			if p, ok := p.refuseDurations(seq.Values[i], t.Elem()); !ok {
+				return p, false
+			}
+		}
+	case t.Kind() == reflect.Map, t.Kind() == reflect.Struct:
+		for _, kv := range mappings(node) {
+			under, known := memberType(t, kv.Key.String())
+			if !known {
 				continue
 			}
-			value := p.scalar("policies", group, yamlKey(field))
-			if value == nil {
-				continue
-			}
-			if _, err := time.ParseDuration(value.Value); err != nil {
-				return Problem{File: p.file, Line: value.Position.Line, Column: value.Position.Column,
-					Message: fmt.Sprintf("%s: %q is not a duration", yamlKey(field), value.Value),
-					Hint:    "write for example 500ms, 10s or 1m"}, false
+			if problem, ok := p.refuseDurations(kv.Value, under); !ok {
+				if under == reflect.TypeFor[time.Duration]() || under == reflect.TypeFor[*time.Duration]() {
+					problem.Message = kv.Key.String() + ": " + problem.Message
+				}
+				return problem, false
 			}
 		}
 	}
 	return Problem{}, true
 }
 
+func seqLen(seq *ast.SequenceNode) int {
+	if seq == nil {
+		return 0
+	}
+	return len(seq.Values)
+}
+
+// memberType is the type of what stands under a key.
+func memberType(t reflect.Type, key string) (reflect.Type, bool) {
+	if t.Kind() == reflect.Map {
+		return t.Elem(), true
+	}
+	for i := range t.NumField() {
+		if yamlKey(t.Field(i)) == key {
+			return t.Field(i).Type, true
+		}
+	}
+	return nil, false
+}
+
 func yamlKey(f reflect.StructField) string {
 	key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 	return key
-}
-
-// scalar returns the token of the value under a path of map keys, nil if there is none.
-func (p positions) scalar(keys ...string) *token.Token {
-	node := p.root
-	for _, key := range keys {
-		var next ast.Node
-		for _, kv := range mappings(node) {
-			if kv.Key.String() == key {
-				next = kv.Value
-			}
-		}
-		if next == nil {
-			return nil
-		}
-		node = next
-	}
-	if _, ok := node.(ast.ScalarNode); !ok {
-		return nil
-	}
-	return node.GetToken()
 }

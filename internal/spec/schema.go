@@ -33,6 +33,18 @@ func Schema() []byte {
 				return oneOf(topo.Keyed, topo.Home, topo.Shared, topo.Local)
 			case reflect.TypeFor[topo.WithoutKey]():
 				return oneOf(topo.RefuseKeyless, topo.HomeKeyless, topo.NearestKeyless)
+			case reflect.TypeFor[topo.Reads]():
+				return oneOf(topo.OwnerReads, topo.NearestReads)
+			case reflect.TypeFor[topo.WhenStale]():
+				return oneOf(topo.StaleToOwner, topo.StaleRefused, topo.StaleServed)
+			case reflect.TypeFor[topo.Sessions]():
+				return oneOf(topo.HeaderSessions, topo.CookieSessions)
+			case reflect.TypeFor[topo.Priority]():
+				return oneOf(topo.LowPriority, topo.NormalPriority, topo.HighPriority)
+			case reflect.TypeFor[topo.RatePer]():
+				return oneOf(topo.PerRoute, topo.PerKey, topo.PerClient)
+			case reflect.TypeFor[topo.CertificateField]():
+				return oneOf(topo.CommonName, topo.DNSName, topo.URIName)
 			case reflect.TypeFor[topo.KeyForm]():
 				return oneOf(topo.TextKey, topo.IntegerKey, topo.UUIDKey)
 			}

@@ -26,18 +26,27 @@ type Spec struct {
 	Keyspaces  map[topo.KeyspaceID]*Keyspace `yaml:"keyspaces" json:"keyspaces"`
 	Tables     map[string]*Table             `yaml:"tables" json:"tables"` // "schema.table"
 	Routes     []*Route                      `yaml:"routes" json:"routes"`
+	DNS        *DNS                          `yaml:"dns,omitempty" json:"dns,omitempty"`
 	Policies   Policies                      `yaml:"policies,omitempty" json:"policies,omitempty"`
+	Telemetry  *Telemetry                    `yaml:"telemetry,omitempty" json:"telemetry,omitempty"`
+}
+
+// Telemetry says where traces go. None: the trace context of requests passes as it is.
+type Telemetry struct {
+	OTLP      string   `yaml:"otlp" json:"otlp"`                               // host:port of a collector (OTLP over gRPC)
+	Plaintext bool     `yaml:"plaintext,omitempty" json:"plaintext,omitempty"` // without TLS beyond loopback
+	Sample    *float64 `yaml:"sample,omitempty" json:"sample,omitempty"`       // share of the traces that begin here, 0 to 1; default 0.01. A caller's decision stands
 }
 
 // Site is one failure domain. A witness has only a store.
 type Site struct {
-	Witness   bool                `yaml:"witness,omitempty" json:"witness,omitempty"`
-	Store     *StoreAddr          `yaml:"store,omitempty" json:"store,omitempty"`
-	Agent     *AgentAddr          `yaml:"agent,omitempty" json:"agent,omitempty"`
-	Standby   *AgentAddr          `yaml:"standby_agent,omitempty" json:"standby_agent,omitempty"` // a second agent of the site; which of the two is active, the lease says
-	Gateways  map[string]*Gateway `yaml:"gateways,omitempty" json:"gateways,omitempty"`           // by name
-	Database  *Database           `yaml:"database,omitempty" json:"database,omitempty"`
-	Upstreams map[string]string   `yaml:"upstreams,omitempty" json:"upstreams,omitempty"` // name → base URL of the application at this site
+	Witness   bool                 `yaml:"witness,omitempty" json:"witness,omitempty"`
+	Store     *StoreAddr           `yaml:"store,omitempty" json:"store,omitempty"`
+	Agent     *AgentAddr           `yaml:"agent,omitempty" json:"agent,omitempty"`
+	Standby   *AgentAddr           `yaml:"standby_agent,omitempty" json:"standby_agent,omitempty"` // a second agent of the site; which of the two is active, the lease says
+	Gateways  map[string]*Gateway  `yaml:"gateways,omitempty" json:"gateways,omitempty"`           // by name
+	Database  *Database            `yaml:"database,omitempty" json:"database,omitempty"`
+	Upstreams map[string]*Upstream `yaml:"upstreams,omitempty" json:"upstreams,omitempty"` // this site's applications, by name
 	// Reach overrides how this site's processes reach another site, where that is not the advertised address
 	// (peering, NAT). By site, then by endpoint.
 	Reach map[topo.SiteID]*Reach `yaml:"reach,omitempty" json:"reach,omitempty"`
@@ -61,17 +70,34 @@ type AgentAddr struct {
 
 // Gateway is where one gateway listens.
 type Gateway struct {
-	Listen    string    `yaml:"listen" json:"listen"`                           // ip:port for users and for this site's applications
-	Peer      string    `yaml:"peer" json:"peer"`                               // host:port for other sites' gateways, mTLS
-	Admin     string    `yaml:"admin,omitempty" json:"admin,omitempty"`         // loopback ip:port: health, metrics
-	TLS       *TLSFiles `yaml:"tls,omitempty" json:"tls,omitempty"`             // for Listen
-	Plaintext bool      `yaml:"plaintext,omitempty" json:"plaintext,omitempty"` // allow Listen without TLS beyond loopback
+	Listen    string    `yaml:"listen" json:"listen"`                             // ip:port for users and for this site's applications
+	Peer      string    `yaml:"peer" json:"peer"`                                 // host:port for other sites' gateways, mTLS
+	Admin     string    `yaml:"admin,omitempty" json:"admin,omitempty"`           // loopback ip:port: health, metrics
+	TLS       *TLSFiles `yaml:"tls,omitempty" json:"tls,omitempty"`               // for Listen; files are read again when they change
+	Zone      string    `yaml:"zone,omitempty" json:"zone,omitempty"`             // within its site: instances of upstreams there are preferred
+	Plaintext bool      `yaml:"plaintext,omitempty" json:"plaintext,omitempty"`   // allow Listen without TLS beyond loopback
+	AccessLog string    `yaml:"access_log,omitempty" json:"access_log,omitempty"` // file for a JSON line per request, "-" for standard output; none by default
+
+	ProxyProtocol  []string `yaml:"proxy_protocol,omitempty" json:"proxy_protocol,omitempty"`   // addresses or networks of balancers whose connections to Listen begin with a PROXY header (v1 or v2)
+	TrustedProxies []string `yaml:"trusted_proxies,omitempty" json:"trusted_proxies,omitempty"` // addresses or networks of proxies whose X-Forwarded-For, -Proto, -Host and Forwarded are kept and added to
+	MaxConnections int      `yaml:"max_connections,omitempty" json:"max_connections,omitempty"` // of users, default 20000
+	MaxPerClient   int      `yaml:"max_connections_per_client,omitempty" json:"max_connections_per_client,omitempty"`
 }
 
-// TLSFiles names a certificate and its key.
+// TLSFiles names a certificate and its key, relative to the file.
 type TLSFiles struct {
-	Cert string `yaml:"cert" json:"cert"`
-	Key  string `yaml:"key" json:"key"`
+	Cert     string `yaml:"cert,omitempty" json:"cert,omitempty"`
+	Key      string `yaml:"key,omitempty" json:"key,omitempty"`
+	ClientCA string `yaml:"client_ca,omitempty" json:"client_ca,omitempty"` // authorities of users' certificates; users may come without one
+	ACME     *ACME  `yaml:"acme,omitempty" json:"acme,omitempty"`           // instead of cert and key
+}
+
+// ACME says for which names certificates are obtained, and from whom. The authority must reach Listen on port 443.
+type ACME struct {
+	Email   string   `yaml:"email,omitempty" json:"email,omitempty"`     // of the account, for the authority's warnings
+	Domains []string `yaml:"domains" json:"domains"`                     // each gets a certificate
+	CA      string   `yaml:"ca,omitempty" json:"ca,omitempty"`           // URL of the directory, default Let's Encrypt
+	CARoot  string   `yaml:"ca_root,omitempty" json:"ca_root,omitempty"` // PEM of whom to trust when asking it, relative to the file; default: the system's
 }
 
 // Database says how to reach a site's database. Exactly one of Env and File per DSN.
@@ -118,6 +144,24 @@ type Route struct {
 	WithoutKey  topo.WithoutKey  `yaml:"without_key,omitempty" json:"without_key,omitempty"` // required with a keyspace of more than one bucket
 	FencedRetry bool             `yaml:"fenced_retry,omitempty" json:"fenced_retry,omitempty"`
 	HoldReads   bool             `yaml:"hold_reads,omitempty" json:"hold_reads,omitempty"`
+
+	Priority      topo.Priority  `yaml:"priority,omitempty" json:"priority,omitempty"`             // high, normal (default) or low: who goes first, and who last, where the upstream has limits: and not all can
+	Rate          *Rate          `yaml:"rate,omitempty" json:"rate,omitempty"`                     // how many requests are let through in a time; the others get 429
+	Move          *Move          `yaml:"move,omitempty" json:"move,omitempty"`                     // a part of the requests goes to another upstream: the way out of a monolith
+	Shadow        *Shadow        `yaml:"shadow,omitempty" json:"shadow,omitempty"`                 // copies of a part of the requests go to another upstream, and its answers are compared
+	Reads         topo.Reads     `yaml:"reads,omitempty" json:"reads,omitempty"`                   // owner (default) or nearest: answered from the copy of the site that got them
+	Session       topo.Sessions  `yaml:"session,omitempty" json:"session,omitempty"`               // header or cookie: answers carry what their reader has written and seen
+	MaxStaleness  time.Duration  `yaml:"max_staleness,omitempty" json:"max_staleness,omitempty"`   // with reads: nearest, how old the copy may be; at least 2s
+	WhenStale     topo.WhenStale `yaml:"when_stale,omitempty" json:"when_stale,omitempty"`         // owner (default), refuse, or serve where the owner cannot be reached
+	SessionStrict bool           `yaml:"session_strict,omitempty" json:"session_strict,omitempty"` // 409 for a session that lost something in a failover
+}
+
+// Rate is a quota of the whole deployment. Each gateway has a fixed share of it and counts for itself.
+type Rate struct {
+	Per    topo.RatePer            `yaml:"per" json:"per"`                           // route, key or client: whose requests are counted together
+	RPS    float64                 `yaml:"rps" json:"rps"`                           // a second, in the long run
+	Burst  int                     `yaml:"burst,omitempty" json:"burst,omitempty"`   // at once; default: what a second gives
+	Shares map[topo.SiteID]float64 `yaml:"shares,omitempty" json:"shares,omitempty"` // of the sites, relative to each other; default: the same for each
 }
 
 // Match selects requests.
@@ -134,6 +178,20 @@ type Policies struct {
 	Failover FailoverPolicy `yaml:"failover,omitempty" json:"failover,omitempty"`
 	Hold     HoldPolicy     `yaml:"hold,omitempty" json:"hold,omitempty"`
 	Store    StorePolicy    `yaml:"store,omitempty" json:"store,omitempty"`
+	JWT      JWTPolicy      `yaml:"jwt,omitempty" json:"jwt,omitempty"`
+}
+
+// JWTPolicy says which tokens are good, for routes whose key is a claim.
+type JWTPolicy struct {
+	Issuer     string        `yaml:"issuer,omitempty" json:"issuer,omitempty"`         // iss, exactly
+	Audience   []string      `yaml:"audience,omitempty" json:"audience,omitempty"`     // aud has one of these
+	Algorithms []string      `yaml:"algorithms,omitempty" json:"algorithms,omitempty"` // default: all asymmetric ones; HS256, HS384, HS512 take a secret in keys_file
+	KeysFile   string        `yaml:"keys_file,omitempty" json:"keys_file,omitempty"`   // PEM or JWKS, relative to the file; read again when it changes
+	KeysURL    string        `yaml:"keys_url,omitempty" json:"keys_url,omitempty"`     // https URL of a JWKS
+	KeysCA     string        `yaml:"keys_ca,omitempty" json:"keys_ca,omitempty"`       // PEM of the authorities for keys_url; default: the system's
+	Refresh    time.Duration `yaml:"refresh,omitempty" json:"refresh,omitempty"`       // of keys_url, default 10m
+	Leeway     time.Duration `yaml:"leeway,omitempty" json:"leeway,omitempty"`         // between the issuer's clock and the gateway's, default 30s
+	Cookie     string        `yaml:"cookie,omitempty" json:"cookie,omitempty"`         // where a token may come besides Authorization: Bearer
 }
 
 // The modes of a failover.

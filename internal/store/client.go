@@ -25,6 +25,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/raft/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -86,6 +87,7 @@ type Client struct {
 		reign    peeked // the store of the highest generation that has answered
 		// Leases as watches told of them first, and as they were read last.
 		heard, read map[topo.SiteID]told
+		leadAgain   time.Time // the store is not asked for another leader before
 	}
 }
 
@@ -255,7 +257,7 @@ func (c *Client) doIn(ctx context.Context, bound time.Duration, call func(contex
 				c.note(i, true)
 				return err
 			}
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !leaderless(err) {
 				c.note(i, false)
 			}
 			failures[i] = err
@@ -304,12 +306,20 @@ func transient(err error) bool {
 	switch code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal, codes.Aborted:
 		return true
+	case codes.Unknown: // etcd has no code of its own for it
+		return leaderless(err)
 	case codes.ResourceExhausted: // too many requests: try elsewhere; out of space: the same everywhere
 		return !strings.Contains(err.Error(), "space exceeded")
 	case codes.FailedPrecondition: // a learner, or one that does not know yet that it votes now, sends its clients elsewhere
 		return strings.Contains(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner))
 	}
 	return false
+}
+
+// leaderless tells failures that say only that the store changes its leader: nothing is wrong with the member.
+func leaderless(err error) bool {
+	text := rpctypes.ErrorDesc(err)
+	return strings.Contains(text, raft.ErrProposalDropped.Error()) || strings.Contains(text, rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaderChanged))
 }
 
 // order lists the members to ask: those that are not suspect first; among them the preferred one, then the one that

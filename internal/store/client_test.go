@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/atollhq/atoll/topo"
 )
@@ -31,6 +33,8 @@ func TestTransient(t *testing.T) {
 		rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner): true, // so does one that was promoted a moment ago
 		rpctypes.ErrGRPCNotSupportedForLearner:                 true,
 		fmt.Errorf("get: %w", context.DeadlineExceeded):        true,
+		status.Error(codes.Unknown, "raft proposal dropped"):   true, // the leader is leaving
+		rpctypes.Error(rpctypes.ErrGRPCLeaderChanged):          true,
 		rpctypes.ErrNoSpace:                                    false,
 		rpctypes.ErrCompacted:                                  false,
 		rpctypes.ErrMemberNotLearner:                           false,

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/atollhq/atoll/internal/zaplog"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -83,18 +84,24 @@ func RunMember(ctx context.Context, cfg MemberConfig) error {
 	ending, end := context.WithCancel(context.Background())
 	defer end()
 	// Watches would keep Close waiting for its whole bound.
-	conf.GRPCAdditionalServerOptions = append(conf.GRPCAdditionalServerOptions, grpc.ChainStreamInterceptor(endStreams(ending)))
+	var last lastAnswers
+	leaders := newLeaderships(time.Duration(conf.ElectionMs) * time.Millisecond)
+	conf.GRPCAdditionalServerOptions = append(conf.GRPCAdditionalServerOptions, grpc.ChainStreamInterceptor(endStreams(ending)),
+		grpc.ChainUnaryInterceptor(last.unary, leaders.unary))
 
 	member, err := startEtcd(cfg, conf, broken)
 	if err != nil {
 		return fmt.Errorf("store member %s: %w", cfg.Site, err)
 	}
+	stopping := member.Server.StoppingNotify()
+	last.stopping.Store(&stopping)
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(cfg.InitialCluster)), func(s topo.SiteID) bool { return s == cfg.Site })
 	log.Info("store member started", "site", cfg.Site, "clients", cfg.ListenClient, "peers", cfg.ListenPeer, "others", others)
 	var ready <-chan struct{}
 	var watching sync.WaitGroup
 	defer watching.Wait() // second
 	defer end()           // first
+	watching.Go(func() { leaders.watch(ending, member.Server) })
 	looked, former := cfg.lookForNewer(ending, &watching, member)
 	for {
 		select {
@@ -114,14 +121,24 @@ func RunMember(ctx context.Context, cfg MemberConfig) error {
 		case <-ctx.Done():
 		case err = <-member.Err():
 			err = fmt.Errorf("store member %s: %w", cfg.Site, err)
+			select {
+			case <-member.Server.StoppingNotify(): // a part of it was the first to say so
+				err = fmt.Errorf("%w; %w", cfg.stopped(), err)
+			case <-time.After(time.Second):
+			}
 		case <-member.Server.StopNotify():
-			err = fmt.Errorf("store member %s: etcd has stopped by itself: this member was removed from the store, or see its log", cfg.Site)
+			err = cfg.stopped()
 		case err = <-broken: // its goroutines are no longer whole: no good order to end in
 			return fmt.Errorf("store member %s: etcd cannot go on: %w", cfg.Site, err)
 		}
 		end()
 		return errors.Join(err, closeEtcd(member, cfg.Site))
 	}
+}
+
+// stopped is why a member ends that nobody told to.
+func (cfg MemberConfig) stopped() error {
+	return fmt.Errorf("store member %s: etcd has stopped by itself: this member was removed from the store, or see its log", cfg.Site)
 }
 
 func (cfg MemberConfig) embedConfig(log *slog.Logger, broken faults) (*embed.Config, error) {
@@ -180,7 +197,7 @@ func (cfg MemberConfig) embedConfig(log *slog.Logger, broken faults) (*embed.Con
 	if err := gates.Set("CompactHashCheck=true,InitialCorruptCheck=true"); err != nil {
 		return nil, err
 	}
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(newZapCore(log), zap.WithFatalHook(broken), zap.WithPanicHook(broken)))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zaplog.New(log, "etcd: "), zap.WithFatalHook(broken), zap.WithPanicHook(broken)))
 	return c, nil
 }
 

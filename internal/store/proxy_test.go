@@ -6,13 +6,17 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // connectProxy is an HTTP proxy that knows only CONNECT, and only the given destinations. Each can be cut.
 type connectProxy struct {
 	l  net.Listener
 	to map[string]string // advertised address → real address
+
+	late atomic.Int64 // nanoseconds, one way
 
 	wg sync.WaitGroup
 	mu struct {
@@ -70,12 +74,40 @@ func (p *connectProxy) serve(client net.Conn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		io.Copy(client, server)
+		p.copy(client, server)
 		client.Close()
 	}()
-	io.Copy(server, in)
+	p.copy(server, in)
 	server.Close()
 	<-done
+}
+
+// copy hands on what it reads, late by the way that it stands for.
+func (p *connectProxy) copy(to io.Writer, from io.Reader) {
+	type parcel struct {
+		due  time.Time
+		body []byte
+	}
+	way := make(chan parcel, 1024)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(way)
+	wg.Go(func() {
+		for p := range way {
+			<-time.After(time.Until(p.due))
+			to.Write(p.body) // a broken connection is the reader's to find
+		}
+	})
+	for {
+		body := make([]byte, 32<<10)
+		n, err := from.Read(body)
+		if n > 0 {
+			way <- parcel{time.Now().Add(time.Duration(p.late.Load())), body[:n]}
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 // track notes a connection; false if its destination is cut or the proxy is closed.

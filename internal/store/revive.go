@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/atollhq/atoll/internal/zaplog"
 	"github.com/atollhq/atoll/topo"
 )
 
@@ -137,7 +138,7 @@ func restore(member MemberConfig, file, token string) error {
 	if err != nil {
 		return err
 	}
-	err = snapshot.NewV3(zap.New(newZapCore(log))).Restore(snapshot.RestoreConfig{
+	err = snapshot.NewV3(zap.New(zaplog.New(log, "etcd: "))).Restore(snapshot.RestoreConfig{
 		SnapshotPath: file, Name: string(member.Site), OutputDataDir: filepath.Join(member.Dir, "etcd"),
 		PeerURLs: []string{u.String()}, InitialCluster: string(member.Site) + "=" + u.String(), InitialClusterToken: token,
 		RevisionBump: revisionBump, MarkCompacted: true,

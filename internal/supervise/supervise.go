@@ -25,6 +25,7 @@ type Child struct {
 	Args   []string
 	Env    []string // nil: the supervisor's own
 	Output io.Writer
+	Renew  <-chan struct{} // a word starts a new process that takes over from the running one, which then ends by itself; nil: never
 }
 
 // Grace is how long a child may take to end after it was asked to.
@@ -92,19 +93,52 @@ func keep(ctx context.Context, log *slog.Logger, c Child) {
 
 // once runs the child until it ends, or until ctx does and it is stopped.
 func once(ctx context.Context, log *slog.Logger, c Child) error {
-	cmd := exec.Command(c.Path, c.Args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = c.Env, c.Output, c.Output
-	p, err := Start(cmd)
+	p, err := c.start(log)
 	if err != nil {
 		return err
 	}
-	log.Info("child started", "pid", cmd.Process.Pid)
-	select {
-	case <-p.Done:
-	case <-ctx.Done():
-		p.Stop(Grace)
+	for {
+		select {
+		case <-p.Done:
+			return p.Err()
+		case <-ctx.Done():
+			p.Stop(Grace)
+			return p.Err()
+		case <-c.Renew:
+			p = renew(ctx, log, c, p)
+		}
 	}
-	return p.Err()
+}
+
+func (c Child) start(log *slog.Logger) (*Process, error) {
+	cmd := exec.Command(c.Path, c.Args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = c.Env, c.Output, c.Output
+	p, err := Start(cmd)
+	if err == nil {
+		log.Info("child started", "pid", cmd.Process.Pid)
+	}
+	return p, err
+}
+
+// renew starts a successor beside a running child and returns whichever is left. The two settle between them who goes: a
+// successor that cannot do the work ends, and the child goes on.
+func renew(ctx context.Context, log *slog.Logger, c Child, old *Process) *Process {
+	next, err := c.start(log)
+	if err != nil {
+		log.Error("the child was not renewed", "error", err)
+		return old
+	}
+	select {
+	case <-old.Done:
+		log.Info("the child before has ended", "pid", old.PID(), "how", old.Err())
+		return next
+	case <-next.Done:
+		log.Error("the child was not renewed", "how", next.Err())
+		return old
+	case <-ctx.Done():
+		old.Stop(Grace)
+		return next // stopped by whoever asked
+	}
 }
 
 // Process is a started child. It is killed when this process dies.

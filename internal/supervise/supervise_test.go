@@ -25,6 +25,20 @@ func TestMain(m *testing.M) {
 	case "child":
 		os.Stdout.WriteString("up\n")
 		time.Sleep(time.Hour)
+	case "relay": // takes over from the one before: writes its number, and ends when the next one has written its own
+		os.Stdout.WriteString("relay " + strconv.Itoa(os.Getpid()) + "\n")
+		mark := os.Getenv("SUPERVISE_DIR") + "/"
+		before, _ := os.ReadFile(mark + "now")
+		if string(before) == "poison" {
+			os.Exit(4)
+		}
+		_ = os.WriteFile(mark+"now", []byte(strconv.Itoa(os.Getpid())), 0o600)
+		for {
+			if now, _ := os.ReadFile(mark + "now"); len(now) > 0 && string(now) != strconv.Itoa(os.Getpid()) && string(now) != "poison" {
+				os.Exit(0)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
 	case "crash":
 		os.Stdout.WriteString("crash\n")
 		os.Exit(3)
@@ -148,5 +162,72 @@ func TestStartWithin(t *testing.T) {
 	refused := errors.New("no entry")
 	if _, err := StartWithin(exec.Command("nice"), func() error { return refused }); !errors.Is(err, refused) {
 		t.Errorf("%v, want %v", err, refused)
+	}
+}
+
+// A renewed child is another process, and nothing is started again for it; one that cannot take over leaves the running one.
+func TestRun_Renews(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	dir := t.TempDir()
+	renew := make(chan struct{})
+	c := play("relay", w)
+	c.Env, c.Renew = append(c.Env, "SUPERVISE_DIR="+dir), renew
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, slog.New(slog.DiscardHandler), c) }()
+	lines := bufio.NewScanner(r)
+	next := func() (pid string) {
+		if !lines.Scan() {
+			t.Fatal("the children's output ended")
+		}
+		return strings.TrimPrefix(lines.Text(), "relay ")
+	}
+	alive := func(pid string) bool {
+		n, _ := strconv.Atoi(pid)
+		return syscall.Kill(n, 0) == nil
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("not within 20 s: " + what)
+			}
+		}
+	}
+	wrote := func(pid string) func() bool {
+		return func() bool { now, _ := os.ReadFile(dir + "/now"); return string(now) == pid }
+	}
+	first := next()
+	until("the first is there", wrote(first))
+	renew <- struct{}{}
+	second := next()
+	until("the first has ended", func() bool { return !alive(first) })
+	if !alive(second) || first == second {
+		t.Errorf("%s was renewed by %s", first, second)
+	}
+	if err := os.WriteFile(dir+"/now", []byte("poison"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	renew <- struct{}{}
+	third := next()
+	until("the third has given up", func() bool { return !alive(third) })
+	if !alive(second) {
+		t.Error("the running one ended although nobody took over")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if alive(second) {
+		t.Error("it outlived its supervisor")
+	}
+	w.Close()
+	for lines.Scan() {
+		t.Errorf("another one was started: %s", lines.Text())
 	}
 }

@@ -2,6 +2,7 @@ package load
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -54,6 +55,9 @@ func (c *client) send(to Gateway, op operation, timeout time.Duration, rec *Reco
 	if op.key != "" {
 		req.Header.Set("X-Customer", op.key)
 	}
+	if op.session != "" {
+		req.Header.Set("Atoll-Session", cmp.Or(op.token, "new"))
+	}
 	if op.write && !op.isList() { // the shop takes a wish twice if it comes twice: nobody may send it again
 		req.Header.Set("Idempotency-Key", op.id)
 	}
@@ -64,11 +68,18 @@ func (c *client) send(to Gateway, op operation, timeout time.Duration, rec *Reco
 	}
 	defer resp.Body.Close()
 	rec.readHeader(resp)
+	if op.session != "" {
+		rec.Lost = resp.Header.Get("Atoll-Session-Lost")
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		rec.Status = 0 // what arrived of the answer does not count
+		rec.Status, rec.Lost = 0, "" // what arrived of the answer does not count
 		rec.broken(err, op.write)
 		return
+	}
+	if op.session != "" {
+		rec.token = resp.Header.Get("Atoll-Session")
+		rec.TokenBytes = len(rec.token)
 	}
 	rec.judge()
 	switch {

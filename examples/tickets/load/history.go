@@ -49,6 +49,11 @@ type Record struct {
 	Value      string  `json:"value,omitempty"` // of a register: what was to be written, or what was read; of a list: what was to be appended
 
 	List []string `json:"list,omitempty"` // of a list: all of it, as it was answered
+
+	Session    string `json:"session,omitempty"`     // that the request belonged to
+	Lost       string `json:"lost,omitempty"`        // what a failover took from the session, as the answer said: KEYSPACE/BUCKET/EPOCH
+	TokenBytes int    `json:"token_bytes,omitempty"` // of the token that came with the answer; 0: none
+	token      string
 }
 
 // writeHistory writes each line with one call, so that a killed run leaves whole lines. At the first error it calls

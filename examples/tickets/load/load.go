@@ -58,7 +58,10 @@ type Config struct {
 	Lists           int           // the customers before those, likewise
 	PerKey          int           // clients of each register and list, default 1; each has its own connections and sends one request at a time
 	RegisterEvery   time.Duration // the requests of a register's or list's client begin at this interval, or when the one before has ended
-	RegisterTimeout time.Duration // of one such request
+	RegisterTimeout time.Duration // of one such request, and of a session's
+
+	Sessions     int           // clients that carry a session, each with a list of its own that others use too; the customers before the lists
+	SessionEvery time.Duration // their rounds begin at this interval, or when the one before has ended
 
 	History  io.Writer // one JSON line for each request
 	Progress io.Writer // one JSON line each second
@@ -77,15 +80,21 @@ func (c Config) validate() error {
 		return errors.New("want at least one client, one customer and one event")
 	case !share(c.Stick) || !share(c.Mix.Writes) || !share(c.Mix.Hot) || !share(c.Mix.Slow):
 		return errors.New("a share is a number from 0 to 1")
-	case c.Registers < 0 || c.Lists < 0 || c.PerKey < 0 || c.Registers+c.Lists >= c.Shape.Customers:
-		return fmt.Errorf("%d registers and %d lists: want fewer than customers (%d), some are left for the other requests", c.Registers, c.Lists, c.Shape.Customers)
+	case c.Registers < 0 || c.Lists < 0 || c.PerKey < 0 || c.Sessions < 0 || c.setApart() >= c.Shape.Customers:
+		return fmt.Errorf("%d registers, %d lists and %d sessions: want fewer than customers (%d), some are left for the other requests",
+			c.Registers, c.Lists, c.Sessions, c.Shape.Customers)
 	case c.Registers+c.Lists > 0 && (c.RegisterEvery <= 0 || c.RegisterTimeout <= 0):
 		return errors.New("a register's interval and time-out must be above 0")
+	case c.Sessions > 0 && (c.SessionEvery <= 0 || c.RegisterTimeout <= 0):
+		return errors.New("a session's interval and time-out must be above 0")
 	case c.Mix.Hot > 0 && c.Mix.HotCustomers < 1:
 		return errors.New("a share for hot customers needs at least one hot customer")
 	}
 	return nil
 }
+
+// setApart counts the last customers, whom the open loop leaves alone.
+func (c Config) setApart() int { return c.Registers + c.Lists + c.Sessions }
 
 // generator is one run.
 type generator struct {
@@ -124,9 +133,10 @@ func Run(ctx context.Context, cfg Config) (Summary, error) {
 	stopReport := make(chan struct{})
 	reporter.Go(func() { g.report(stopReport) })
 
-	registers := g.registers(ctx)
+	registers, sessions := g.registers(ctx), g.sessions(ctx)
 	g.arrivals(ctx).Wait()
 	registers.Wait()
+	sessions.Wait()
 
 	close(g.history)
 	writer.Wait()
@@ -167,7 +177,7 @@ func (g *generator) arrivals(ctx context.Context) *sync.WaitGroup {
 // perform sends one request and records its outcome. It does not end with the run's context: what is under way is
 // waited for.
 func (g *generator) perform(c *client, to Gateway, op operation, intended time.Time) Record {
-	rec := Record{ID: op.id, Client: c.number, Op: op.name, Keyspace: op.keyspace, Key: op.key, Write: op.write, Target: to.Name, Value: op.value}
+	rec := Record{ID: op.id, Client: c.number, Op: op.name, Keyspace: op.keyspace, Key: op.key, Write: op.write, Target: to.Name, Value: op.value, Session: op.session}
 	timeout := g.Timeout
 	if op.isRegister() || op.isList() {
 		timeout = g.RegisterTimeout

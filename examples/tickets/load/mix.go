@@ -31,6 +31,8 @@ type operation struct {
 	key      string // the customer, "" where none is meant
 	write    bool
 	value    string // of a register's write
+	session  string // name of the session; "": none
+	token    string // what the session had got last, "" at its beginning
 }
 
 // choose draws the next operation.
@@ -67,7 +69,7 @@ func (g *generator) choose() operation {
 }
 
 func (g *generator) customer() string {
-	n := g.Shape.Customers - g.Registers - g.Lists
+	n := g.Shape.Customers - g.setApart()
 	if g.random.Float64() < g.Mix.Hot {
 		n = min(n, g.Mix.HotCustomers)
 	}

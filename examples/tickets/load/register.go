@@ -26,7 +26,10 @@ const (
 )
 
 func (op operation) isRegister() bool { return op.name == registerWrite || op.name == registerRead }
-func (op operation) isList() bool     { return op.name == listAppend || op.name == listRead }
+
+func (op operation) isList() bool {
+	return op.name == listAppend || op.name == listRead || op.name == sessionAppend || op.name == sessionRead
+}
 
 // register is one client of a register or a list. It stays with a gateway until that fails it, and then goes on to the next
 // one, as a name or an address that leads to several sites would lead it: at once where nobody takes the connection.
@@ -59,11 +62,8 @@ func (g *generator) registers(ctx context.Context) *sync.WaitGroup {
 
 // turns sends until the run is over. Ticks that come while a request is under way are left out.
 func (g *generator) turns(ctx context.Context, r *register, wait time.Duration) {
-	if g.Duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, g.base.Add(g.Duration))
-		defer cancel()
-	}
+	ctx, cancel := g.untilTheEnd(ctx)
+	defer cancel()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	write, refused := true, 0
@@ -89,6 +89,14 @@ func (g *generator) turns(ctx context.Context, r *register, wait time.Duration) 
 		refused = 0
 		timer.Reset(max(0, g.RegisterEvery-time.Since(began)))
 	}
+}
+
+// untilTheEnd ends with the run's duration, if it has one.
+func (g *generator) untilTheEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	if g.Duration == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, g.base.Add(g.Duration))
 }
 
 func (r *register) next(write bool) operation {
@@ -169,7 +177,7 @@ func (r *Record) judgeRegister(op operation, body []byte) {
 	}
 }
 
-// judgeList reads a list's answer, behind judge. What is in the list is for the reader of the history to judge.
+// judgeList reads a list's answer, which has more in it where it is a profile; behind judge. What is in the list is for the reader of the history to judge.
 func (r *Record) judgeList(op operation, body []byte) {
 	if r.Status >= 300 {
 		r.Error = string(body[:min(len(body), 200)])

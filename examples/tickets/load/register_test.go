@@ -3,6 +3,7 @@ package load
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,12 +25,17 @@ type addresses struct {
 	values map[string]string
 	asked  map[string]int
 	busy   map[string]bool
+	left   int    // requests until enough is called
+	enough func() // nil: never
 }
 
 func (a *addresses) enter(who string, change int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked[who] += change
+	if a.left -= change; a.left == 0 && change > 0 && a.enough != nil {
+		a.enough()
+	}
 	if change > 0 && a.busy[who] {
 		a.t.Errorf("two requests of customer %s at a time", who)
 	}
@@ -71,16 +77,20 @@ func records(t *testing.T, history []byte) []Record {
 
 func TestRegisters(t *testing.T) {
 	t.Parallel()
-	a := &addresses{t: t, values: map[string]string{}, asked: map[string]int{}, busy: map[string]bool{}}
+	const requests = 60 // and those that the dead gateways do not answer
+	ctx, enough := context.WithCancel(t.Context())
+	defer enough()
+	a := &addresses{t: t, values: map[string]string{}, asked: map[string]int{}, busy: map[string]bool{}, left: requests, enough: enough}
 	server := httptest.NewServer(a)
 	defer server.Close()
 	dead := httptest.NewServer(nil)
 	dead.Close() // refuses connections
 	var history bytes.Buffer
 	cfg := config(server.URL)
+	cfg.Duration = 0 // until there are enough
 	cfg.Gateways = []Gateway{{"a/g1", dead.URL}, {"a/g2", dead.URL}, {"b/g1", server.URL}}
 	cfg.Registers, cfg.RegisterEvery, cfg.RegisterTimeout, cfg.History = 5, 10*time.Millisecond, time.Second, &history
-	if _, err := Run(t.Context(), cfg); err != nil {
+	if _, err := Run(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 	mine := map[string]bool{}
@@ -116,7 +126,7 @@ func TestRegisters(t *testing.T) {
 		}
 		values[r.Value] = values[r.Value] || r.Write
 	}
-	if len(last) != 5 || count < 50 {
+	if len(last) != 5 || count < requests {
 		t.Errorf("%d requests of %d registers", count, len(last))
 	}
 }
@@ -232,7 +242,11 @@ func TestAlternate(t *testing.T) {
 // Two clients per list: requests of one key overlap, entries and answers are recorded, the values are unique.
 func TestLists(t *testing.T) {
 	t.Parallel()
+	const entries = 50
+	ctx, enough := context.WithCancel(t.Context())
+	defer enough()
 	var mu sync.Mutex
+	wished := 0
 	lists, asked, met := map[string][]string{}, map[string]int{}, map[string]chan struct{}{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != listPath {
@@ -261,14 +275,18 @@ func TestLists(t *testing.T) {
 				t.Error(err)
 			}
 			lists[who] = append(lists[who], body.Wish)
+			if wished++; wished == entries {
+				enough()
+			}
 		}
 		w.Write(mustJSON(map[string]any{"wishes": append([]string{}, lists[who]...)}))
 	}))
 	defer server.Close()
 	var history bytes.Buffer
 	cfg := config(server.URL)
-	cfg.Registers, cfg.Lists, cfg.PerKey, cfg.RegisterEvery, cfg.RegisterTimeout, cfg.History = 0, 3, 2, 5*time.Millisecond, time.Second, &history
-	if _, err := Run(t.Context(), cfg); err != nil {
+	cfg.Registers, cfg.Lists, cfg.PerKey, cfg.RegisterEvery, cfg.RegisterTimeout, cfg.History = 0, 3, 2, 5*time.Millisecond, 10*time.Second, &history
+	cfg.Duration = 0 // until there are enough
+	if _, err := Run(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 	appended, clients := map[string]bool{}, map[int]bool{}
@@ -285,7 +303,7 @@ func TestLists(t *testing.T) {
 		}
 		appended[r.Value] = appended[r.Value] || r.Write
 	}
-	if len(clients) != 6 || len(lists) != 3 || len(appended) < 50 {
+	if len(clients) != 6 || len(lists) != 3 || len(appended) < entries {
 		t.Errorf("%d clients, %d lists, %d entries", len(clients), len(lists), len(appended))
 	}
 }

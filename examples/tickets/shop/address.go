@@ -39,13 +39,15 @@ func (s *Shop) setAddress(w http.ResponseWriter, r *http.Request) error {
 	if err := json.NewDecoder(r.Body).Decode(&a); err != nil || a.Address == nil || len(*a.Address) > 200 {
 		return answer{http.StatusBadRequest, `want {"address": "text of at most 200 bytes"}`}
 	}
-	err = s.inTx(r.Context(), func(tx pgx.Tx) error {
-		err := tx.QueryRow(r.Context(), `UPDATE customers SET address = $2 WHERE id = $1 RETURNING address`, who, *a.Address).Scan(&a.Address)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return answer{http.StatusNotFound, "this shop does not know you"}
-		}
-		return err
-	})
+	err = s.inTx(r.Context(), func(look *pgx.Batch) {
+		look.Queue(`UPDATE customers SET address = $2 WHERE id = $1 RETURNING address`, who, *a.Address).QueryRow(func(row pgx.Row) error {
+			err := row.Scan(&a.Address)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return answer{http.StatusNotFound, "this shop does not know you"}
+			}
+			return err
+		})
+	}, nothing)
 	if err != nil {
 		return fmt.Errorf("set the address of customer %s: %w", who, err)
 	}

@@ -95,7 +95,7 @@ func (s *Shop) buy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := want.orderID(who)
-	o, found, err := s.findOrder(r.Context(), s.DB, who, id)
+	o, found, err := s.findOrder(r.Context(), who, id)
 	if err != nil {
 		return err
 	}
@@ -120,21 +120,25 @@ func (s *Shop) buy(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, status, o)
 }
 
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
+const orderByID = `SELECT ` + orderColumns + ` FROM orders WHERE customer_id = $1 AND id = $2`
 
-func (s *Shop) findOrder(ctx context.Context, db querier, who, id uuid.UUID) (o order, found bool, err error) {
-	rows, err := db.Query(ctx, `SELECT `+orderColumns+` FROM orders WHERE customer_id = $1 AND id = $2`, who, id)
+func (s *Shop) findOrder(ctx context.Context, who, id uuid.UUID) (o order, found bool, err error) {
+	rows, err := s.DB.Query(ctx, orderByID, who, id)
 	if err == nil {
-		o, err = pgx.CollectExactlyOneRow(rows, scanOrder)
+		o, found, err = foundOrder(rows)
 	}
-	if errors.Is(err, pgx.ErrNoRows) {
-		return o, false, nil
-	} else if err != nil {
+	if err != nil {
 		return o, false, fmt.Errorf("order %s: %w", id, err)
 	}
-	return o, true, nil
+	return o, found, nil
+}
+
+func foundOrder(rows pgx.Rows) (o order, found bool, err error) {
+	o, err = pgx.CollectExactlyOneRow(rows, scanOrder)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return o, false, nil
+	}
+	return o, err == nil, err
 }
 
 // takeSeat reserves the seat that was asked for, or some free seat of the event. The local copy of the catalogue may
@@ -209,31 +213,33 @@ func (s *Shop) call(ctx context.Context, path string, order uuid.UUID, into any)
 // one key met, and the customer's row let one pass after the other.
 func (s *Shop) placeOrder(ctx context.Context, who, id uuid.UUID, st seat) (o order, made bool, err error) {
 	confirm := job{Customer: who, ID: uuid.NewSHA1(id, []byte("confirm")), Kind: "confirm", Order: id, Seat: st.ID}
-	err = s.inTx(ctx, func(tx pgx.Tx) error {
-		var number int
-		err := tx.QueryRow(ctx, `UPDATE customers SET orders_count = orders_count + 1 WHERE id = $1 RETURNING orders_count`, who).Scan(&number)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return answer{http.StatusNotFound, "this shop does not know you"}
-		} else if err != nil {
+	var number int
+	var there bool
+	err = s.inTx(ctx, func(look *pgx.Batch) {
+		look.Queue(`UPDATE customers SET orders_count = orders_count + 1 WHERE id = $1 RETURNING orders_count`, who).QueryRow(func(row pgx.Row) error {
+			err := row.Scan(&number)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return answer{http.StatusNotFound, "this shop does not know you"}
+			}
 			return err
-		}
-		if o, made, err = s.findOrder(ctx, tx, who, id); err != nil || made {
-			return errors.Join(err, errRepeated)
-		}
-		rows, err := tx.Query(ctx, `INSERT INTO orders (customer_id, id, number, seat_id, event, seat, price_cents)
-			VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING `+orderColumns, who, id, number, st.ID, st.Event, st.Label, st.PriceCents)
-		if err != nil {
+		})
+		look.Queue(orderByID, who, id).Query(func(rows pgx.Rows) (err error) {
+			o, there, err = foundOrder(rows)
 			return err
+		})
+	}, func(change *pgx.Batch) error {
+		if there {
+			return errRepeated
 		}
-		if o, err = pgx.CollectExactlyOneRow(rows, scanOrder); err != nil {
+		change.Queue(`INSERT INTO orders (customer_id, id, number, seat_id, event, seat, price_cents)
+			VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING `+orderColumns, who, id, number, st.ID, st.Event, st.Label, st.PriceCents).Query(func(rows pgx.Rows) (err error) {
+			o, err = pgx.CollectExactlyOneRow(rows, scanOrder)
 			return err
-		}
-		_, err = tx.Exec(ctx, `INSERT INTO payments (customer_id, id, order_id, amount_cents) VALUES ($1, $2, $3, $4)`,
+		})
+		change.Queue(`INSERT INTO payments (customer_id, id, order_id, amount_cents) VALUES ($1, $2, $3, $4)`,
 			who, uuid.NewSHA1(id, []byte("payment")), id, st.PriceCents)
-		if err != nil {
-			return err
-		}
-		return confirm.insert(ctx, tx)
+		confirm.insert(change)
+		return nil
 	})
 	if errors.Is(err, errRepeated) {
 		return o, false, nil

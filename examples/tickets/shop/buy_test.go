@@ -1,12 +1,14 @@
 package shop_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/atollhq/atoll/examples/tickets/seed"
 )
@@ -86,6 +88,70 @@ func TestBuy_RepeatedIsTheSameOrder(t *testing.T) {
 	first, second := f.ask("POST", "/buy", anySeat(), text...), f.ask("POST", "/buy", anySeat(), text...)
 	if first.status != 201 || second.status != 200 || first.ID != second.ID {
 		t.Errorf("key cart-17: %d %s, then %d %s", first.status, first.ID, second.status, second.ID)
+	}
+}
+
+// A purchase whose look for itself failed is none, and no repetition either: the same request may come again.
+func TestBuy_FailsWhereItCannotLook(t *testing.T) {
+	t.Parallel()
+	f := open(t, seed.Shape{Seed: 1, Events: 1, Seats: 5, Customers: 1})
+	who, key := seed.Customer(1, 0), uuid.New()
+	f.exec(`CREATE FUNCTION blind() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN PERFORM set_config('search_path', 'pg_catalog', true); RETURN new; END $$`)
+	f.exec(`CREATE TRIGGER blind BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION blind()`)
+	if r := f.buy(who, key, anySeat()); r.status < 500 {
+		t.Errorf("%d %s, want an error", r.status, r.body)
+	}
+	f.want("0", "SELECT count(*) FROM orders")
+	f.exec(`DROP TRIGGER blind ON customers`)
+	if r := f.buy(who, key, anySeat()); r.status != 201 || r.ID != key.String() {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
+// A commit is under way when the shop loses its database: one that the database ends wrote nothing, and of one whose
+// answer is lost the shop does not say that.
+func TestBuy_SaysWhatItKnowsOfACommit(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		lose   func(*fixture)
+		status int
+	}{
+		{"ended by the database", func(f *fixture) {
+			f.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'`)
+		}, 503},
+		{"cut off", (*fixture).cut, 500},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := open(t, seed.Shape{Seed: 1, Events: 1, Seats: 5, Customers: 1})
+			who, key := seed.Customer(1, 0), uuid.New()
+			f.exec(`CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END $$`)
+			f.exec(`CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON payments DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle()`)
+			holder, err := pgx.Connect(t.Context(), f.db.Config().ConnString())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer holder.Close(context.Background())
+			if _, err := holder.Exec(t.Context(), `SELECT pg_advisory_lock(4711)`); err != nil {
+				t.Fatal(err)
+			}
+			answered := make(chan reply, 1)
+			go func() { answered <- f.buy(who, key, anySeat()) }()
+			f.eventually("1", `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'`)
+			c.lose(f)
+			if r := <-answered; r.status != c.status {
+				t.Errorf("%d %s, want %d", r.status, r.body, c.status)
+			}
+			if _, err := holder.Exec(t.Context(), `SELECT pg_advisory_unlock(4711)`); err != nil {
+				t.Fatal(err)
+			}
+			if r := f.buy(who, key, anySeat()); r.status != 201 && (c.status == 503 || r.status != 200) || r.ID != key.String() {
+				t.Errorf("asked again: %d %s", r.status, r.body)
+			}
+			f.want("1", "SELECT count(*) FROM orders")
+		})
 	}
 }
 

@@ -10,16 +10,18 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // lockCustomer puts the changes of one customer in a row. It writes, so that what is read behind it was read where the
 // customer's rows are written, and is not an old copy.
-func lockCustomer(ctx context.Context, tx pgx.Tx, who uuid.UUID) error {
-	tag, err := tx.Exec(ctx, `UPDATE customers SET orders_count = orders_count WHERE id = $1`, who)
-	if err == nil && tag.RowsAffected() == 0 {
-		return answer{http.StatusNotFound, "this shop does not know you"}
-	}
-	return err
+func lockCustomer(look *pgx.Batch, who uuid.UUID) {
+	look.Queue(`UPDATE customers SET orders_count = orders_count WHERE id = $1`, who).Exec(func(tag pgconn.CommandTag) error {
+		if tag.RowsAffected() == 0 {
+			return answer{http.StatusNotFound, "this shop does not know you"}
+		}
+		return nil
+	})
 }
 
 type account struct {
@@ -80,16 +82,16 @@ func (s *Shop) cancel(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var o order
+	var found bool
 	var release *job
-	err = s.inTx(r.Context(), func(tx pgx.Tx) error {
-		if err := lockCustomer(r.Context(), tx, who); err != nil {
+	err = s.inTx(r.Context(), func(look *pgx.Batch) {
+		lockCustomer(look, who)
+		look.Queue(orderByID, who, id).Query(func(rows pgx.Rows) (err error) {
+			o, found, err = foundOrder(rows)
 			return err
-		}
-		var found bool
-		o, found, err = s.findOrder(r.Context(), tx, who, id)
+		})
+	}, func(change *pgx.Batch) error {
 		switch {
-		case err != nil:
-			return err
 		case !found:
 			return answer{http.StatusNotFound, "you have no such order"}
 		case o.Status == "refunded":
@@ -97,12 +99,11 @@ func (s *Shop) cancel(w http.ResponseWriter, r *http.Request) error {
 		case o.Status == "cancelled":
 			return nil
 		}
-		if err := giveBack(r.Context(), tx, who, id, "cancelled"); err != nil {
-			return err
-		}
+		giveBack(change, who, id, "cancelled")
 		o.Status = "cancelled"
 		release = &job{Customer: who, ID: uuid.NewSHA1(id, []byte("release")), Kind: "release", Order: id, Seat: o.SeatID}
-		return release.insert(r.Context(), tx)
+		release.insert(change)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("cancel order %s of customer %s: %w", id, who, err)
@@ -118,12 +119,9 @@ func (s *Shop) cancel(w http.ResponseWriter, r *http.Request) error {
 }
 
 // giveBack ends an order and returns its payment.
-func giveBack(ctx context.Context, tx pgx.Tx, who, id uuid.UUID, status string) error {
-	if _, err := tx.Exec(ctx, `UPDATE orders SET status = $3 WHERE customer_id = $1 AND id = $2`, who, id, status); err != nil {
-		return err
-	}
-	_, err := tx.Exec(ctx, `UPDATE payments SET status = 'refunded' WHERE customer_id = $1 AND order_id = $2`, who, id)
-	return err
+func giveBack(change *pgx.Batch, who, id uuid.UUID, status string) {
+	change.Queue(`UPDATE orders SET status = $3 WHERE customer_id = $1 AND id = $2`, who, id, status)
+	change.Queue(`UPDATE payments SET status = 'refunded' WHERE customer_id = $1 AND order_id = $2`, who, id)
 }
 
 // bulkNote is the report that every old application has somewhere: a transaction that stays open for long. It is
@@ -141,18 +139,14 @@ func (s *Shop) bulkNote(w http.ResponseWriter, r *http.Request) error {
 		return answer{http.StatusBadRequest, `want {"note": "text", "ms": 0 to 15000}`}
 	}
 	var noted int64
-	err = s.inTx(r.Context(), func(tx pgx.Tx) error {
-		if err := lockCustomer(r.Context(), tx, who); err != nil {
-			return err
-		}
-		tag, err := tx.Exec(r.Context(), `UPDATE orders SET note = $2 WHERE customer_id = $1`, who, body.Note)
-		if err != nil {
-			return err
-		}
-		noted = tag.RowsAffected()
-		_, err = tx.Exec(r.Context(), `SELECT pg_sleep($1)`, (time.Duration(body.Millis) * time.Millisecond).Seconds())
-		return err
-	})
+	err = s.inTx(r.Context(), func(look *pgx.Batch) {
+		lockCustomer(look, who)
+		look.Queue(`UPDATE orders SET note = $2 WHERE customer_id = $1`, who, body.Note).Exec(func(tag pgconn.CommandTag) error {
+			noted = tag.RowsAffected()
+			return nil
+		})
+		look.Queue(`SELECT pg_sleep($1)`, (time.Duration(body.Millis) * time.Millisecond).Seconds())
+	}, nothing)
 	if err != nil {
 		return fmt.Errorf("bulk note for customer %s: %w", who, err)
 	}

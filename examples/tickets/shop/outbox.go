@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/atollhq/atoll/sdk"
 )
 
 const (
@@ -33,10 +35,9 @@ type job struct {
 	Seat     uuid.UUID
 }
 
-func (j job) insert(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, `INSERT INTO outbox (customer_id, id, kind, order_id, seat_id) VALUES ($1, $2, $3, $4, $5)`,
+func (j job) insert(change *pgx.Batch) {
+	change.Queue(`INSERT INTO outbox (customer_id, id, kind, order_id, seat_id) VALUES ($1, $2, $3, $4, $5)`,
 		j.Customer, j.ID, j.Kind, j.Order, j.Seat)
-	return err
 }
 
 // soon hands a job that was just committed to the deliverers. When they are busy, the scan finds it later.
@@ -117,7 +118,7 @@ func (s *Shop) deliver(ctx context.Context, j job) {
 	if err == nil {
 		err = s.say(ctx, j)
 	}
-	if _, elsewhere := fenced(err); elsewhere {
+	if _, elsewhere := sdk.Fenced(err); elsewhere {
 		s.elsewhere.refused(j.ID, time.Now())
 		return
 	}
@@ -148,15 +149,16 @@ func (s *Shop) say(ctx context.Context, j job) error {
 	if err != nil && !taken {
 		return err
 	}
-	err = s.inTx(ctx, func(tx pgx.Tx) error {
-		if err := lockCustomer(ctx, tx, j.Customer); err != nil {
-			return err
+	var status string
+	err = s.inTx(ctx, func(look *pgx.Batch) {
+		lockCustomer(look, j.Customer)
+		look.Queue(`UPDATE outbox SET done_at = clock_timestamp() WHERE customer_id = $1 AND id = $2`, j.Customer, j.ID)
+		look.Queue(`SELECT status FROM orders WHERE customer_id = $1 AND id = $2`, j.Customer, j.Order).QueryRow(func(row pgx.Row) error { return row.Scan(&status) })
+	}, func(change *pgx.Batch) error {
+		if j.Kind == "confirm" {
+			settle(change, j, status, taken)
 		}
-		_, err := tx.Exec(ctx, `UPDATE outbox SET done_at = clock_timestamp() WHERE customer_id = $1 AND id = $2`, j.Customer, j.ID)
-		if err != nil || j.Kind != "confirm" {
-			return err
-		}
-		return settle(ctx, tx, j, taken)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("record %s of order %s: %w", j.Kind, j.Order, err)
@@ -166,15 +168,12 @@ func (s *Shop) say(ctx context.Context, j job) error {
 
 // settle ends the wait of an order: its seat is sold to it, or was taken by another after the reservation ran out.
 // An order that was cancelled meanwhile stays so.
-func settle(ctx context.Context, tx pgx.Tx, j job, taken bool) error {
-	var status string
-	err := tx.QueryRow(ctx, `SELECT status FROM orders WHERE customer_id = $1 AND id = $2`, j.Customer, j.Order).Scan(&status)
+func settle(change *pgx.Batch, j job, status string, taken bool) {
 	switch {
-	case err != nil || status != "pending":
-		return err
+	case status != "pending":
 	case taken:
-		return giveBack(ctx, tx, j.Customer, j.Order, "refunded")
+		giveBack(change, j.Customer, j.Order, "refunded")
+	default:
+		change.Queue(`UPDATE orders SET status = 'confirmed' WHERE customer_id = $1 AND id = $2`, j.Customer, j.Order)
 	}
-	_, err = tx.Exec(ctx, `UPDATE orders SET status = 'confirmed' WHERE customer_id = $1 AND id = $2`, j.Customer, j.Order)
-	return err
 }

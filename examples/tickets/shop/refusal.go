@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/atollhq/atoll/sdk"
 )
 
 // answer is an ordinary refusal, meant for the customer.
@@ -24,50 +26,58 @@ func (a answer) Error() string { return a.text }
 // errUnknown says that a commit was sent and its outcome never came back.
 var errUnknown = errors.New("the database did not say whether it committed")
 
-// inTx runs f in a transaction. When it returns an error that is not errUnknown, nothing was written.
-func (s *Shop) inTx(ctx context.Context, f func(pgx.Tx) error) error {
-	tx, err := s.DB.Begin(ctx)
+// inTx runs a transaction in two round trips: what look queues goes out behind the BEGIN, and what change queues, who
+// has the answers by then, goes out with the COMMIT. Behind a statement that fails nothing is carried out. When inTx
+// returns an error that is not errUnknown, nothing was written.
+func (s *Shop) inTx(ctx context.Context, look func(*pgx.Batch), change func(*pgx.Batch) error) error {
+	conn, err := s.DB.Acquire(ctx)
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) // does nothing after the commit
-	if err := f(tx); err != nil {
+	defer conn.Release()
+	var first, second pgx.Batch
+	first.BeginTx(pgx.TxOptions{})
+	look(&first)
+	answers := conn.SendBatch(ctx, &first)
+	committed := false
+	defer func() {
+		if !committed {
+			answers.Tx().Rollback(context.WithoutCancel(ctx)) // where it fails the pool throws the connection away
+		}
+	}()
+	if err := answers.Close(); err != nil {
 		return err
 	}
-	err = tx.Commit(ctx)
-	var refused *pgconn.PgError
-	if err != nil && !errors.As(err, &refused) && !errors.Is(err, pgx.ErrTxCommitRollback) {
-		return fmt.Errorf("%w: %w", errUnknown, err)
+	if err := change(&second); err != nil {
+		return err
 	}
-	return err
+	second.Queue("commit").Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() == "ROLLBACK" {
+			return pgx.ErrTxCommitRollback
+		}
+		committed = true // whatever becomes of the connection behind this answer
+		return nil
+	})
+	err = conn.SendBatch(ctx, &second).Close()
+	var refused *pgconn.PgError
+	switch {
+	case committed || err == nil:
+		return nil
+	case errors.As(err, &refused), errors.Is(err, pgx.ErrTxCommitRollback), pgconn.SafeToRetry(err):
+		return err
+	}
+	return fmt.Errorf("%w: %w", errUnknown, err)
 }
 
-// fenced tells whether the database refused a write because the rows live at another site now, and what to tell the
-// gateway: KEYSPACE/BUCKET/EPOCH. This function and its use in refuse are all that the shop knows of the fence.
-func fenced(err error) (where string, ok bool) {
-	var refused *pgconn.PgError
-	if !errors.As(err, &refused) || !strings.HasPrefix(refused.Code, "AT") {
-		return "", false
-	}
-	var d struct {
-		Keyspace string `json:"keyspace"`
-		Bucket   int    `json:"bucket"`
-		Epoch    uint64 `json:"epoch"`
-	}
-	if json.Unmarshal([]byte(refused.Detail), &d) != nil || d.Keyspace == "" {
-		return "", true
-	}
-	return fmt.Sprintf("%s/%d/%d", d.Keyspace, d.Bucket, d.Epoch), true
-}
+// nothing is what a transaction looks for or changes that does only the other.
+func nothing(*pgx.Batch) error { return nil }
 
 // refuse answers a request that failed. 503 is said only where nothing was written here; a 500 promises nothing.
 func (s *Shop) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var a answer
 	var tooLarge *http.MaxBytesError
-	if where, ok := fenced(err); ok {
-		if where != "" {
-			w.Header().Set("Atoll-Fenced", where)
-		}
+	if fenced, ok := sdk.Fenced(err); ok {
+		fenced.Mark(w.Header())
 		a = answer{http.StatusServiceUnavailable, "this customer or seat is served at another site at the moment; please try again"}
 	} else if errors.As(err, &tooLarge) {
 		a = answer{http.StatusRequestEntityTooLarge, "the request is too large"}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 	"pgregory.net/rapid"
 )
 
@@ -52,30 +51,6 @@ func TestSeat_AnyOrder(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestFenced(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		code, detail, where string
-		fenced              bool
-	}{
-		{"AT001", `{"keyspace":"users","bucket":83,"owner":"b","epoch":7}`, "users/83/7", true},
-		{"AT002", `{"keyspace":"catalog","bucket":0,"owner":"a","epoch":18446744073709551615}`, "catalog/0/18446744073709551615", true},
-		{"AT001", ``, "", true},
-		{"AT001", `{"keyspace":"","bucket":1}`, "", true},
-		{"AT001", `{"keyspace":"users","bucket":"x"}`, "", true},
-		{"23505", `{"keyspace":"users","bucket":83,"owner":"b","epoch":7}`, "", false},
-		{"", ``, "", false},
-	} {
-		where, ok := fenced(&pgconn.PgError{Code: c.code, Detail: c.detail})
-		if where != c.where || ok != c.fenced {
-			t.Errorf("%s %s: %q, %v", c.code, c.detail, where, ok)
-		}
-	}
-	if _, ok := fenced(nil); ok {
-		t.Error("no error is fenced")
-	}
 }
 
 func FuzzPurchase(f *testing.F) {

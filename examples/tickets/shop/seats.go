@@ -94,22 +94,24 @@ func (s *Shop) changeSeat(w http.ResponseWriter, r *http.Request, change func(*s
 		return err
 	}
 	var st seat
+	var now time.Time
 	var ok bool
-	err = s.inTx(r.Context(), func(tx pgx.Tx) error {
-		var now time.Time
-		err := tx.QueryRow(r.Context(), `SELECT s.id, s.event_id, e.title, s.label, s.price_cents,
+	err = s.inTx(r.Context(), func(look *pgx.Batch) {
+		look.Queue(`SELECT s.id, s.event_id, e.title, s.label, s.price_cents,
 				s.reserved_by, s.reserved_for, s.reserved_until, s.sold_to, clock_timestamp()
-			FROM seats s JOIN events e ON e.id = s.event_id WHERE s.id = $1 FOR UPDATE OF s`, id).Scan(&st.ID, &st.EventID,
-			&st.Event, &st.Label, &st.PriceCents, &st.ReservedBy, &st.ReservedFor, &st.ReservedUntil, &st.SoldTo, &now)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return answer{http.StatusNotFound, "there is no such seat"}
-		} else if err != nil {
+			FROM seats s JOIN events e ON e.id = s.event_id WHERE s.id = $1 FOR UPDATE OF s`, id).QueryRow(func(row pgx.Row) error {
+			err := row.Scan(&st.ID, &st.EventID, &st.Event, &st.Label, &st.PriceCents,
+				&st.ReservedBy, &st.ReservedFor, &st.ReservedUntil, &st.SoldTo, &now)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return answer{http.StatusNotFound, "there is no such seat"}
+			}
 			return err
-		}
+		})
+	}, func(write *pgx.Batch) error {
 		ok = change(&st, order, now)
-		_, err = tx.Exec(r.Context(), `UPDATE seats SET reserved_by = $2, reserved_for = $3, reserved_until = $4, sold_to = $5
+		write.Queue(`UPDATE seats SET reserved_by = $2, reserved_for = $3, reserved_until = $4, sold_to = $5
 			WHERE id = $1`, id, st.ReservedBy, st.ReservedFor, st.ReservedUntil, st.SoldTo)
-		return err
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("seat %s: %w", id, err)

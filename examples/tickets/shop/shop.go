@@ -6,7 +6,8 @@
 //
 // Of Atoll it knows three things and no more: the customer's id travels in every request (header X-Customer, or the
 // cookie of the page), other parts of the shop are called through the local gateway, and a write that the database
-// refuses with SQLSTATE class AT is answered with 503 and Atoll-Fenced after the rollback (see refusal.go).
+// refuses because its row lives at another site is answered with 503 and Atoll-Fenced after the rollback (package sdk reads
+// the refusal and sets the header, see refusal.go).
 package shop
 
 import (
@@ -84,6 +85,7 @@ func (s *Shop) Handler() http.Handler {
 	// The customer's own: keyspace users.
 	handle("POST /buy", s.buy)
 	handle("GET /me", s.me)
+	handle("GET /me/profile", s.profile)
 	handle("GET /me/address", s.address)
 	handle("PUT /me/address", s.setAddress)
 	handle("GET /me/wishes", s.wishes)

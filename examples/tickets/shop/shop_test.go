@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -34,6 +35,9 @@ type fixture struct {
 	db   *pgxpool.Pool
 	url  string
 	log  *logBuffer
+
+	mu    sync.Mutex
+	conns []net.Conn // the shop's, to its database
 }
 
 type logBuffer struct {
@@ -78,6 +82,16 @@ func open(t *testing.T, shape seed.Shape) *fixture {
 	}
 	config.MaxConns = 10
 	f := &fixture{t: t, log: &logBuffer{}}
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err == nil {
+			f.mu.Lock()
+			f.conns = append(f.conns, c)
+			f.mu.Unlock()
+		}
+		return c, err
+	}
 	if f.db, err = pgxpool.NewWithConfig(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +108,17 @@ func open(t *testing.T, shape seed.Shape) *fixture {
 	t.Cleanup(func() { gateway.Close(); app.Close() })
 	f.url = gateway.URL
 	return f
+}
+
+// cut ends the shop's connections to its database; new ones can be made.
+func (f *fixture) cut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		c.Close()
+	}
+	f.conns = nil
+	f.db.Reset()
 }
 
 // deliver runs the outbox worker until the test ends.

@@ -41,13 +41,15 @@ func (s *Shop) wish(w http.ResponseWriter, r *http.Request) error {
 		return answer{http.StatusBadRequest, `want {"wish": "text of 1 to 100 bytes"}`}
 	}
 	var list wishes
-	err = s.inTx(r.Context(), func(tx pgx.Tx) error {
-		err := tx.QueryRow(r.Context(), `UPDATE customers SET wishes = array_append(wishes, $2) WHERE id = $1 RETURNING wishes`, who, body.Wish).Scan(&list.Wishes)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return answer{http.StatusNotFound, "this shop does not know you"}
-		}
-		return err
-	})
+	err = s.inTx(r.Context(), func(look *pgx.Batch) {
+		look.Queue(`UPDATE customers SET wishes = array_append(wishes, $2) WHERE id = $1 RETURNING wishes`, who, body.Wish).QueryRow(func(row pgx.Row) error {
+			err := row.Scan(&list.Wishes)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return answer{http.StatusNotFound, "this shop does not know you"}
+			}
+			return err
+		})
+	}, nothing)
 	if err != nil {
 		return fmt.Errorf("wish of customer %s: %w", who, err)
 	}
