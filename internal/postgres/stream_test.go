@@ -386,17 +386,20 @@ func TestConfirmIsBounded(t *testing.T) {
 func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	a, b := newStreamSites(t, "CREATE TABLE t (id int PRIMARY KEY)", keyedTable("t", "id"))
-	first := newStreamLink(a, b).start()
-	first.settle()
+	first := newStreamLink(a, b)
+	first.source.cfg.IdleEvery = time.Hour // else it moves on with the other databases of the server, and the second may never catch it in one place
+	first.start()
+	a.exec("INSERT INTO t VALUES (0)")
+	first.await(func() bool { return b.text("SELECT count(*) FROM t") == "1" })
 	second := a.capture(b.id)
 	p, err := first.sink.Progress(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	got := errors.New("got it")
-	result := make(chan error)
+	result := make(chan error, 1)
 	go func() {
 		result <- second.Run(ctx, p.Position+1<<30, nil, func(context.Context, change.Tx) error { return nil })
 	}()
@@ -420,6 +423,11 @@ func TestTakeOver(t *testing.T) {
 			}
 		}
 	}()
+	select {
+	case err := <-result:
+		t.Fatalf("the second ended before it took over: %v", err)
+	case <-first.done:
+	}
 	first.fails("terminating connection")
 	a.exec("INSERT INTO t VALUES (1)")
 	if err := <-result; !errors.Is(err, got) {
