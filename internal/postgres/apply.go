@@ -172,12 +172,25 @@ func (a *Applier) Run(ctx context.Context, in <-chan change.Tx, applied func(cha
 	return nil
 }
 
-// feed collects transactions and hands groups of them to the worker whenever that is idle.
+// feed collects transactions and hands groups of them to the worker whenever that is idle: with all that is here by then,
+// because what came together was sent together, and a commit of its own for the first of it is one too many.
 func (a *Applier) feed(ctx context.Context, in <-chan change.Tx, work chan<- []change.Tx, idle <-chan struct{}) error {
 	var q applyQueue
 	busy := false
 	for in != nil || busy || len(q.waiting) > 0 {
 		if !busy && len(q.waiting) > 0 {
+			if q.under(&a.cfg, 1) {
+				select {
+				case tx, ok := <-in:
+					if ok {
+						q.add(tx)
+					} else {
+						in = nil
+					}
+					continue
+				default:
+				}
+			}
 			select {
 			case work <- q.take(&a.cfg):
 				busy = true
@@ -186,7 +199,7 @@ func (a *Applier) feed(ctx context.Context, in <-chan change.Tx, work chan<- []c
 			}
 		}
 		more := in
-		if q.rows >= 2*a.cfg.BatchRows || q.bytes >= 2*a.cfg.BatchBytes {
+		if !q.under(&a.cfg, 2) {
 			more = nil // the source waits
 		}
 		select {
@@ -218,6 +231,11 @@ func (q *applyQueue) add(tx change.Tx) {
 	q.waiting, q.sizes = append(q.waiting, tx), append(q.sizes, size)
 	q.rows += len(tx.Rows)
 	q.bytes += size
+}
+
+// under tells whether less than some batches' worth waits.
+func (q *applyQueue) under(cfg *ApplyConfig, batches int) bool {
+	return q.rows < batches*cfg.BatchRows && q.bytes < batches*cfg.BatchBytes
 }
 
 func sizeOf(tx *change.Tx) int {

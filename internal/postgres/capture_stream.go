@@ -214,16 +214,19 @@ func (s *captureStream) copyData(ctx context.Context, data []byte) error {
 		if len(data) < 25 {
 			return errShortMessage
 		}
-		return s.logical(ctx, s.keep(data[25:]))
+		if data = data[25:]; s.tx != nil && s.foreign && len(data) > 0 && isRow(data[0]) {
+			return nil // of a dropped transaction; before 16 the server sends it all the same
+		}
+		return s.logical(ctx, s.keep(data))
 	}
 	return fmt.Errorf("message of unknown kind %q in the stream", data[0])
 }
 
+func isRow(kind byte) bool { return kind == 'I' || kind == 'U' || kind == 'D' }
+
 // keep copies a message out of the read buffer, because rows point into it.
 func (s *captureStream) keep(data []byte) []byte {
-	switch data[0] {
-	case 'I', 'U', 'D':
-	default:
+	if len(data) == 0 || !isRow(data[0]) {
 		return data
 	}
 	if len(data) > cap(s.slab)-len(s.slab) {
