@@ -70,6 +70,7 @@ check-oracle: ## the exact engine against SCRAM: shipped estates and random faul
 test: ## all tests, with the race detector; pictures of the assessment's page in out/screenshots
 	@bash scripts/install-tools browser haproxy dns
 	go test -count=1 -run 'TestOverload|UnderMixedLoad|TestWebSocketsLeaveWithTheirBucket' ./internal/gateway # too much for two cores with the detector
+	go test -count=1 -run 'TestEnginesAgree|TestLivingAgrees' ./internal/assess # numbers of one goroutine, in which the detector finds nothing, slowly
 	ATOLL_SCREENSHOTS=$(CURDIR)/out/screenshots CGO_ENABLED=1 go test -race -timeout 20m ./...
 	go test -count=1 -tags plant_wait_out_removed -run TestFenceRace ./internal/postgres # must find violations
 

@@ -88,6 +88,7 @@ func TestExamplesAreComplete(t *testing.T) {
 
 // The second engine, which draws states, holds the exact value in its 99 % interval, for every service of every example.
 func TestEnginesAgreeOnExamples(t *testing.T) {
+	withoutDetector(t)
 	t.Parallel()
 	var mu sync.Mutex
 	inside, wide, all := 0, 0, 0
@@ -157,6 +158,7 @@ func TestExampleOfCorrelation(t *testing.T) {
 
 // Living through years agrees with the expected downtime, as things are and as they are proposed.
 func TestLivingAgreesOnExamples(t *testing.T) {
+	withoutDetector(t)
 	t.Parallel()
 	for file, services := range map[string][]string{
 		"one-data-centre.yaml": {"shop"}, "two-zones.yaml": {"booking", "billing"}, "public-cloud.yaml": {"shop"}, "travel-tickets.yaml": {"booking", "trips", "places"},

@@ -9,6 +9,7 @@ import (
 // Living through years agrees with the expected downtime, under every pattern: recoveries, failed and needless ones,
 // shared causes, restores from backup; servers that queue for a crew and stop each other.
 func TestLivingAgreesWithTheExpectedDowntime(t *testing.T) {
+	withoutDetector(t)
 	t.Parallel()
 	shared := "shared: [{name: release, every: 60d, lasts: 40m, hits: {services: [all]}}, {name: deletion, every: 5y, lasts: 1h, data: true, hits: {services: [shop]}}]\nservices:\n"
 	text := pair(rich+`
@@ -69,6 +70,7 @@ func TestLivingOnExamples(t *testing.T) {
 // A service is back when what it needs at every answer is back: with a caller in one pattern and its callee in another,
 // living agrees with what is expected.
 func TestLivingAgreesThroughWhatIsNeeded(t *testing.T) {
+	withoutDetector(t)
 	t.Parallel()
 	e := estate(t, pair(rich+`
   stock:

@@ -127,15 +127,25 @@ func servers(r *rand.Rand, count, every int) string {
 	return fmt.Sprintf("{count: %d, need: %d, every: %dh, lasts: %dm%s}", count, 1+r.IntN(count), 100+r.IntN(every), 5+r.IntN(120), more)
 }
 
+// withoutDetector leaves a test that only computes, for long and in one goroutine, to the run without the race detector.
+func withoutDetector(t *testing.T) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip("it computes in one goroutine, and under the race detector ten times as long; make test runs it without")
+	}
+}
+
 // The two engines share no code beyond the model: one builds a fault tree and a diagram, the other draws states and
 // asks what works. Over 200 random estates the simulation's 99 % interval holds the exact value in at least 97 %. Seeds
 // are fixed, since each interval misses by chance once in a hundred; any other is asked for by ATOLL_ASSESS_SEED.
 func TestEnginesAgree(t *testing.T) {
+	withoutDetector(t)
 	t.Parallel()
 	agree(t, 200, randomEstate)
 }
 
 func TestEnginesAgree_OnLargerEstates(t *testing.T) {
+	withoutDetector(t)
 	t.Parallel()
 	agree(t, 100, largerEstate)
 }
