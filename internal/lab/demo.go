@@ -344,7 +344,22 @@ func (m *demo) awaitCaughtUp(ctx context.Context, bound time.Duration) error {
 	return err
 }
 
+// moveAfterCut waits, bounded, for what an operator would see in atoll status before: with a third site, both may have
+// each other's changes from there, and be behind nobody, while the link between them is not back yet.
 func (m *demo) moveAfterCut(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, catchUpBound)
+	defer cancel()
+	var last string
+	err := every(bounded, 500*time.Millisecond, func() (bool, error) {
+		last = m.d.unsettled(bounded)
+		return last == "", nil
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		m.screen.say("  not well yet after %v: %s", catchUpBound, last)
+	}
 	return m.move(ctx, switchRun{phase: afterCut, keyspace: users, buckets: m.next(m.b(), bucketsPerSwitch), from: m.b(), to: m.a(), what: "after the cut"})
 }
 
