@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -40,5 +41,43 @@ func TestRoomFollowsConflictsAndPace(t *testing.T) {
 	group[0].Rows = make([]change.Row, 9000)
 	if got := len(w.some(group)); got != 1 {
 		t.Errorf("a transaction larger than the room: %d; want it alone", got)
+	}
+}
+
+// What is here when the worker is idle shares its transaction, up to a batch; nothing waits for more.
+func TestFeed_TakesWhatIsHere(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		rows int // of a batch
+		want []int
+	}{{4000, []int{10}}, {4, []int{4, 4, 2}}} {
+		a := &Applier{cfg: ApplyConfig{BatchRows: c.rows, BatchBytes: 4 << 20}}
+		in := make(chan change.Tx, 10)
+		for i := range cap(in) {
+			in <- change.Tx{Position: change.Position(i + 1), Rows: make([]change.Row, 1), First: true, Last: true}
+		}
+		close(in)
+		work, idle, ended := make(chan []change.Tx), make(chan struct{}, 1), make(chan error, 1)
+		go func() {
+			ended <- a.feed(t.Context(), in, work, idle)
+			close(work)
+		}()
+		var got []int
+		for group := range work {
+			got = append(got, len(group))
+			idle <- struct{}{}
+		}
+		if err := <-ended; err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("batches of %d rows: %v, want %v; %v", c.rows, got, c.want, err)
+		}
+	}
+}
+
+// A message without content is an error and no panic.
+func TestCapture_EmptyMessage(t *testing.T) {
+	t.Parallel()
+	s := &captureStream{decoder: newPgDecoder()}
+	if err := s.copyData(t.Context(), append([]byte("w"), make([]byte, 24)...)); err == nil {
+		t.Error("no error")
 	}
 }
