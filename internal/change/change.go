@@ -103,6 +103,7 @@ type Tx struct {
 	Markers   []Marker // fence markers that this transaction wrote; also among Rows as rows of atoll's own tables
 	First     bool
 	Last      bool
+	Keep      bool // another site may lack it: whoever applies it keeps it for that one, in the same transaction; is not sent
 }
 
 // Epochs says at which epoch a site owns its buckets at a place in its change stream: what capture stamps rows with.

@@ -65,7 +65,7 @@ type Config struct {
 	Bounds   handover.Bounds
 	Survivor Survivor        // nil: no other site is watched
 	Failover handover.Policy // but for the sites and the driver
-	Lease    time.Duration   // of sites; they are looked at every twelfth of it
+	Lease    time.Duration   // of sites; they are looked at every twelfth of it, a third as often while they renew
 	Logger   *slog.Logger
 }
 

@@ -36,17 +36,33 @@ type eyes struct {
 // come in the order in which they were made.
 func (l *lookout) keepLooking(ctx context.Context) {
 	l.eyes.opened = time.Now()
-	tick := time.NewTicker(min(max(l.c.cfg.Lease/12, lookLeast), lookMost))
-	defer tick.Stop()
+	wait := time.NewTimer(0)
+	defer wait.Stop()
 	for {
-		l.send(ctx, l.lookOnce(ctx))
 		select {
-		case <-tick.C:
+		case <-wait.C:
 		case <-l.nudge:
 		case <-ctx.Done():
 			return
 		}
+		began := time.Now()
+		sight := l.lookOnce(ctx)
+		l.send(ctx, sight)
+		wait.Reset(l.pause(sight) - time.Since(began))
 	}
+}
+
+// pause is how long after the beginning of a look the next one begins. A site that renewed lately is looked at a third as
+// often: each look is a read that the whole store takes part in, when a renewal was made is told by the watch, and nothing
+// is acted on before a lease has run out. From half a lease without a renewal on every look counts.
+func (l *lookout) pause(sight handover.Event) time.Duration {
+	often := min(max(l.c.cfg.Lease/12, lookLeast), lookMost)
+	seen, ok := sight.(handover.Sight)
+	if state, _ := l.snapshot(); !ok || !seen.Lease.Exists || seen.Lease.Revoked || state.UnderWay() {
+		return often
+	}
+	doubtful := time.Until(l.eyes.seen.Add(seen.Lease.Duration / 2))
+	return max(often, min(3*often, lookMost, doubtful))
 }
 
 // lookOnce reads the lease first, linearizably: everything else is at least as new. What cannot be read is said; it is

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/atollhq/atoll/internal/api"
@@ -481,4 +482,41 @@ func TestExplainWithoutTheStore(t *testing.T) {
 			t.Errorf("explains %s", site)
 		}
 	}
+}
+
+// A site that renewed lately is looked at less often; one that has not, or that cannot be read, as often as ever.
+func TestPauseBetweenLooks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			name  string
+			lease time.Duration
+			age   time.Duration // since a renewal was first seen
+			sight func(*handover.Sight)
+			want  time.Duration
+		}{
+			{"just renewed", 3 * time.Second, 0, nil, 750 * time.Millisecond},
+			{"renewed, and soon to be doubted", 3 * time.Second, time.Second, nil, 500 * time.Millisecond},
+			{"half a lease ago", 3 * time.Second, 1500 * time.Millisecond, nil, 250 * time.Millisecond},
+			{"longer ago", 3 * time.Second, 10 * time.Second, nil, 250 * time.Millisecond},
+			{"never there", 3 * time.Second, 0, func(s *handover.Sight) { s.Lease.Exists = false }, 250 * time.Millisecond},
+			{"revoked", 3 * time.Second, 0, func(s *handover.Sight) { s.Lease.Revoked = true }, 250 * time.Millisecond},
+			{"a long lease", 10 * time.Second, 0, nil, time.Second},
+			{"a longer one", time.Minute, 0, nil, time.Second},
+			{"a short one", 900 * time.Millisecond, 0, nil, 300 * time.Millisecond},
+		} {
+			l := newLookout(&Controller{cfg: Config{Site: "b", Lease: c.lease}}, "a")
+			l.eyes.seen = time.Now().Add(-c.age)
+			s := handover.Sight{Lease: handover.LeaseSeen{Exists: true, Duration: c.lease}}
+			if c.sight != nil {
+				c.sight(&s)
+			}
+			if got := l.pause(s); got != c.want {
+				t.Errorf("%s: %v, want %v", c.name, got, c.want)
+			}
+			if got, often := l.pause(handover.Unseen{}), min(max(c.lease/12, lookLeast), lookMost); got != often {
+				t.Errorf("%s, unseen: %v, want %v", c.name, got, often)
+			}
+		}
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,67 +52,112 @@ func installEvidence(ctx context.Context, db *pgx.Conn, tables []watchedTable, a
 		if _, err := tx.Exec(ctx, evidenceSQL); err != nil {
 			return fmt.Errorf("lab: evidence tables: %w", err)
 		}
+		var all []string
 		for _, t := range tables {
-			columns, err := primaryKey(ctx, tx, t.ident())
+			primary, err := primaryKey(ctx, tx, t.ident())
 			if err != nil {
 				return err
 			}
-			note := pgx.Identifier{"lab", "note_" + t.schema + "_" + t.name}.Sanitize() + "()"
-			if _, err := tx.Exec(ctx, noteChange(note, t, columns, agent)); err != nil {
+			n := newNotes(t, primary)
+			if _, err := tx.Exec(ctx, n.create()); err != nil {
 				return fmt.Errorf("lab: witness of %s: %w", t.ident(), err)
 			}
-			if err := alwaysTrigger(ctx, tx, t.ident(), "INSERT OR UPDATE OR DELETE", note); err != nil {
+			if err := alwaysTrigger(ctx, tx, "zz_lab", t.ident(), "INSERT OR UPDATE", n.function("new")); err != nil {
 				return err
 			}
+			if err := alwaysTrigger(ctx, tx, "zz_lab_gone", t.ident(), "DELETE", n.function("gone")); err != nil {
+				return err
+			}
+			all = append(all, n.read())
 		}
-		return alwaysTrigger(ctx, tx, "atoll.bucket", "INSERT OR UPDATE", "lab.note_epoch()")
+		if _, err := tx.Exec(ctx, changeView(all, agent)); err != nil {
+			return fmt.Errorf("lab: view of what the witness saw: %w", err)
+		}
+		return alwaysTrigger(ctx, tx, "zz_lab", "atoll.bucket", "INSERT OR UPDATE", "lab.note_epoch()")
 	})
 }
 
-// noteChange is a trigger function that records a table's changes. It is written out per table, and not a general one,
-// because it runs for every row at every site, and is not to be what a site spends its time on. A row that changes its
-// key is written in two buckets.
-func noteChange(name string, t watchedTable, primary []string, agent string) string {
-	of := func(row string) (pk, key string) {
-		var parts []string
-		for _, c := range primary {
-			parts = append(parts, row+"."+pgx.Identifier{c}.Sanitize()+"::text")
-		}
-		key = "''"
-		if t.key != "" {
-			key = row + "." + pgx.Identifier{t.key}.Sanitize() + "::text"
-		}
-		return strings.Join(parts, " || '/' || "), key
-	}
-	newPK, newKey := of("NEW")
-	oldPK, oldKey := of("OLD")
-	const insert = `INSERT INTO lab.change (applied, origin, decided, tbl, op, key, pk) VALUES (by_applier, origin, by_agent AND NOT by_applier, TG_TABLE_NAME, TG_OP, `
-	return `CREATE FUNCTION ` + name + ` RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    by_agent boolean := session_user = '` + strings.ReplaceAll(agent, "'", "''") + `';
-    by_applier boolean := false;
-    origin text := '';
-BEGIN
-    IF by_agent AND lab.applies() THEN
-        by_applier := true;
-        origin := CASE WHEN starts_with(current_setting('application_name'), 'atoll apply from ')
-                       THEN substr(current_setting('application_name'), 18) ELSE '?' END;
-    END IF;
-    IF TG_OP = 'DELETE' THEN
-        ` + insert + oldKey + `, ` + oldPK + `);
-        RETURN NULL;
-    END IF;
-    IF TG_OP = 'UPDATE' AND ` + oldKey + ` <> ` + newKey + ` THEN
-        ` + insert + oldKey + `, ` + newPK + `);
-    END IF;
-    ` + insert + newKey + `, ` + newPK + `);
-    RETURN NULL;
-END $$`
+// notes is where the witness writes what is done to one table. It runs for every row at every site and is not to be what a
+// site spends its time on: one INSERT of what is at hand, as it is. What that means is worked out when it is read.
+type notes struct {
+	table   watchedTable
+	primary []string
 }
 
-func alwaysTrigger(ctx context.Context, tx pgx.Tx, table, events, call string) error {
-	_, err := tx.Exec(ctx, fmt.Sprintf(`CREATE TRIGGER zz_lab AFTER %s ON %s FOR EACH ROW EXECUTE FUNCTION %s;
-		ALTER TABLE %s ENABLE ALWAYS TRIGGER zz_lab`, events, table, call, table))
+func newNotes(t watchedTable, primary []string) notes { return notes{t, primary} }
+
+func (n notes) ident() string {
+	return pgx.Identifier{"lab", "notes_" + n.table.schema + "_" + n.table.name}.Sanitize()
+}
+
+func (n notes) function(about string) string {
+	return pgx.Identifier{"lab", about + "_" + n.table.schema + "_" + n.table.name}.Sanitize() + "()"
+}
+
+// columns are the row's: its routing key, if it has one, then its primary key.
+func (n notes) columns() (names []string) {
+	if n.table.key != "" {
+		names = append(names, n.table.key)
+	}
+	return append(names, n.primary...)
+}
+
+// create makes the table and its trigger functions. was is the routing key before an update: a row that changes it is
+// written in two buckets. Its index is one that costs next to nothing to write: what was not summed up yet is read whole.
+func (n notes) create() string {
+	columns := []string{"NULL::xid AS xid", "NULL::timestamptz AS at", "NULL::name AS role", "NULL::text AS application", "NULL::text AS op"}
+	if n.table.key != "" {
+		columns = append(columns, "t."+pgx.Identifier{n.table.key}.Sanitize()+" AS was")
+	}
+	for i, c := range n.columns() {
+		columns = append(columns, fmt.Sprintf("t.%s AS c%d", pgx.Identifier{c}.Sanitize(), i))
+	}
+	function := func(about, row string) string {
+		values := []string{"pg_current_xact_id()::xid", "clock_timestamp()", "session_user", "current_setting('application_name')", "TG_OP"}
+		if n.table.key != "" {
+			values = append(values, "OLD."+pgx.Identifier{n.table.key}.Sanitize())
+		}
+		for _, c := range n.columns() {
+			values = append(values, row+"."+pgx.Identifier{c}.Sanitize())
+		}
+		return "CREATE FUNCTION " + n.function(about) + " RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO " + n.ident() + " VALUES (" +
+			strings.Join(values, ", ") + "); RETURN NULL; END $$;\n"
+	}
+	return "CREATE TABLE " + n.ident() + " AS SELECT " + strings.Join(columns, ", ") + " FROM " + n.table.ident() + " t WITH NO DATA;\n" +
+		"CREATE INDEX ON " + n.ident() + " USING brin (at) WITH (pages_per_range = " + strconv.Itoa(notesRange) + ");\n" +
+		"GRANT INSERT ON " + n.ident() + " TO PUBLIC;\n" + function("new", "NEW") + function("gone", "OLD")
+}
+
+// read selects what was written as (xid, at, role, application, op, tbl, was, key, pk).
+func (n notes) read() string {
+	was, key, from := "''", "''", 0
+	if n.table.key != "" {
+		was, key, from = "was::text", "c0::text", 1
+	}
+	var primary []string
+	for i := range n.primary {
+		primary = append(primary, fmt.Sprintf("c%d::text", from+i))
+	}
+	return "SELECT xid, at, role, application, op, '" + n.table.name + "' AS tbl, " + was + " AS was, " + key + " AS key, " + strings.Join(primary, " || '/' || ") + " AS pk FROM " + n.ident()
+}
+
+// changeView joins the notes. What was applied, and from where, the transactions' commit records say: an applier's session
+// has a replication origin. What the agent's role did without one it decided, or began on Atoll's own account.
+func changeView(all []string, agent string) string {
+	return `CREATE VIEW lab.written AS ` + strings.Join(all, "\nUNION ALL ") + `;
+CREATE VIEW lab.change AS
+	SELECT n.xid, n.at, t.timestamp AS committed, t.roident <> 0 AS applied,
+		CASE WHEN t.roident = 0 THEN '' WHEN starts_with(n.application, 'atoll apply from ') THEN substr(n.application, 18) ELSE '?' END AS origin,
+		t.roident = 0 AND n.role = '` + strings.ReplaceAll(agent, "'", "''") + `' AS decided,
+		n.tbl, n.op, k.key, n.pk, k.nth
+	FROM lab.written n
+	CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(n.xid) t
+	CROSS JOIN LATERAL (SELECT n.was AS key, 0 AS nth WHERE n.op = 'UPDATE' AND n.was <> n.key UNION ALL SELECT n.key, 1) k`
+}
+
+func alwaysTrigger(ctx context.Context, tx pgx.Tx, name, table, events, call string) error {
+	_, err := tx.Exec(ctx, fmt.Sprintf(`CREATE TRIGGER %[1]s AFTER %[2]s ON %[3]s FOR EACH ROW EXECUTE FUNCTION %[4]s;
+		ALTER TABLE %[3]s ENABLE ALWAYS TRIGGER %[1]s`, name, events, table, call))
 	if err != nil {
 		return fmt.Errorf("lab: trigger on %s: %w", table, err)
 	}
@@ -148,7 +194,7 @@ func readEvidence(ctx context.Context, db querier, site topo.SiteID, tables []wa
 		byName[t.name] = t
 	}
 	var e Evidence
-	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, origin, decided, tbl, op, key, pk, CASE WHEN applied THEN at ELSE pg_xact_commit_timestamp(xid) END FROM lab.change ORDER BY seq`)
+	rows, err := db.Query(ctx, `SELECT xid::text::bigint, applied, origin, decided, tbl, op, key, pk, CASE WHEN applied THEN at ELSE committed END FROM lab.change ORDER BY at, nth`)
 	if err != nil {
 		return e, fmt.Errorf("lab: evidence of %s: %w", site, err)
 	}
@@ -228,18 +274,40 @@ func bucketOf(key string, n int) topo.BucketID {
 // forgetChanges drops the row changes so far, made by the building of the deployment. Epoch rows stay: they say who
 // owns what from the start.
 func forgetChanges(ctx context.Context, db *pgx.Conn) error {
-	_, err := db.Exec(ctx, `TRUNCATE lab.change`)
+	names, err := notesTables(ctx, db)
+	if err == nil && len(names) > 0 {
+		_, err = db.Exec(ctx, "TRUNCATE "+strings.Join(names, ", "))
+	}
 	return err
 }
 
-// progressOf says how many row changes a database has committed itself, as an owner or in deciding about a tail, and how
-// many it has applied.
-func progressOf(ctx context.Context, db querier) (born, applied int, err error) {
-	rows, err := db.Query(ctx, `SELECT count(*) FILTER (WHERE NOT applied), count(*) FILTER (WHERE applied) FROM lab.change`)
+func notesTables(ctx context.Context, db querier) ([]string, error) {
+	rows, err := db.Query(ctx, `SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = 'lab'::regnamespace AND c.relkind = 'r' AND starts_with(c.relname, 'notes_')`)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	type counts struct{ Born, Applied int }
-	c, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[counts])
-	return c.Born, c.Applied, err
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// notesRange is how many pages of notes their index sums up in one entry.
+const notesRange = 8
+
+// sumUp brings the notes' indexes up to date, which otherwise nothing but a vacuum does: the latest ranges, but for those
+// that are being written, whose entries every row would move. A range that has no entry is read whole, so nothing is missed.
+func sumUp(ctx context.Context, db *pgx.Conn) error {
+	_, err := db.Exec(ctx, `SELECT brin_summarize_range(i.indexrelid, nth * $1::int)
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+		CROSS JOIN LATERAL (SELECT pg_relation_size(i.indrelid) / current_setting('block_size')::int / $1::int - 3) n (ranges)
+		CROSS JOIN LATERAL generate_series(greatest(n.ranges - 16, 0), n.ranges) nth
+		WHERE c.relnamespace = 'lab'::regnamespace AND m.amname = 'brin'`, notesRange)
+	return err
+}
+
+// changesOf counts the row changes that a database has committed itself or applied.
+func changesOf(ctx context.Context, db querier) (n int, err error) {
+	rows, err := db.Query(ctx, `SELECT count(*) FROM lab.written`)
+	if err != nil {
+		return 0, err
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[int])
 }

@@ -95,10 +95,18 @@ func TestEvidence_SeesWhatCommits(t *testing.T) {
 	if len(e.Epochs) != 2 || !e.Epochs[0].Open || e.Epochs[1].Open || e.Epochs[1].Handover != "h1" || e.Epochs[1].Bucket != 5 {
 		t.Errorf("epoch rows %+v", e.Epochs)
 	}
-	born, applied, err := progressOf(t.Context(), db)
-	if err != nil || born != 4 || applied != 2 {
-		t.Errorf("%d born, %d applied, %v", born, applied, err)
+	if n, err := changesOf(t.Context(), db); err != nil || n != 5 {
+		t.Errorf("%d changes, %v; want 5", n, err)
 	}
+	execSQL(t, shop, `INSERT INTO seats SELECT i, 'many' FROM generate_series(1000, 10000) i`)
+	if err := sumUp(t.Context(), db); err != nil {
+		t.Error(err)
+	}
+	if n, _, err := bornAfter(t.Context(), db, before.Add(-time.Second)); err != nil || n != 4+9001 {
+		t.Errorf("%d changes behind an index that is summed up, %v; want %d", n, err, 4+9001)
+	}
+	execSQL(t, shop, `DELETE FROM seats WHERE id >= 1000`)
+	execSQL(t, db, `DELETE FROM lab.notes_public_seats WHERE c0 >= 1000`)
 	if n, oldest, err := bornAfter(t.Context(), db, before.Add(-time.Second)); err != nil || n != 4 || oldest.Before(before.Add(-time.Second)) {
 		t.Errorf("%d changes, the oldest at %v, %v; want 4", n, oldest, err)
 	}

@@ -39,9 +39,9 @@ func (m *demo) quiesce(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				born, _, err := progressOf(ctx, db)
-				still = still && jobs == 0 && born == before[site] && err == nil
-				before[site] = born
+				changes, err := changesOf(ctx, db)
+				still = still && jobs == 0 && changes == before[site] && err == nil
+				before[site] = changes
 				return err
 			})
 			if err != nil {

@@ -17,7 +17,9 @@ import (
 // (docs/adr/029). The kernel's timer slack lets these threads alone sleep longer. It takes a capability that root has;
 // without it everything works as before.
 const (
-	watchSlack  = 10 * time.Millisecond // the monitor's longest own sleep: it gets there by itself where nothing happens
+	watchSlack = 10 * time.Millisecond // the monitor's longest own sleep: it gets there by itself where nothing happens
+	// A store has one processor and writes to disk: what else it has to do waits until the monitor sees that it does.
+	storeSlack  = 500 * time.Microsecond
 	normalSlack = 50 * time.Microsecond // Linux' default
 	calmEvery   = 2 * time.Second
 )
@@ -27,9 +29,9 @@ func (p *Processes) calm() {
 	tick := time.NewTicker(calmEvery)
 	defer tick.Stop()
 	for {
-		calmThreads(os.Getpid())
-		for _, pid := range p.programsInGo() {
-			calmThreads(pid)
+		calmThreads(os.Getpid(), watchSlack)
+		for pid, slack := range p.programsInGo() {
+			calmThreads(pid, slack)
 		}
 		select {
 		case <-p.done:
@@ -39,16 +41,21 @@ func (p *Processes) calm() {
 	}
 }
 
-func (p *Processes) programsInGo() (pids []int) {
+// programsInGo lists the programs that run and are written in Go, with what their monitors' slack should be.
+func (p *Processes) programsInGo() map[int]time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	slacks := map[int]time.Duration{}
 	for name, proc := range p.mu.byName {
-		// A store writes to disk and waits for it, and what else it has to do waits until the monitor sees that.
-		if !proc.ended() && !strings.HasSuffix(name, "/store") && inGo(proc.cmd.Path) {
-			pids = append(pids, proc.child.Process.Pid)
+		if proc.ended() || !inGo(proc.cmd.Path) {
+			continue
+		}
+		slacks[proc.child.Process.Pid] = watchSlack
+		if strings.HasSuffix(name, "/store") {
+			slacks[proc.child.Process.Pid] = storeSlack
 		}
 	}
-	return pids
+	return slacks
 }
 
 var goPrograms sync.Map // by path
@@ -64,19 +71,19 @@ func inGo(path string) bool {
 
 // calmThreads sets the slack of one program's monitor: its second thread, as the runtime starts it before anything else.
 // A thread has its slack from the thread that made it, so those that the monitor made are set right.
-func calmThreads(pid int) {
+func calmThreads(pid int, slack time.Duration) {
 	threads := threadsOf(pid)
 	for n, thread := range threads {
 		file := filepath.Join("/proc", strconv.Itoa(thread), "timerslack_ns")
 		want := normalSlack
 		if n == 1 {
-			want = watchSlack
+			want = slack
 		}
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return // it has ended, or this is not allowed
 		}
-		if has, _ := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); time.Duration(has) != want && (n == 1 || time.Duration(has) == watchSlack) {
+		if has, _ := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); time.Duration(has) != want && (n == 1 || time.Duration(has) == slack) {
 			_ = os.WriteFile(file, strconv.AppendInt(nil, int64(want), 10), 0)
 		}
 	}

@@ -45,7 +45,7 @@ func TestCalmThreads(t *testing.T) {
 	if err := os.WriteFile(filepath.Join("/proc", strconv.Itoa(threads[2]), "timerslack_ns"), []byte(strconv.FormatInt(int64(watchSlack), 10)), 0); err != nil {
 		t.Skipf("this machine does not let the slack be set: %v", err)
 	}
-	calmThreads(pid)
+	calmThreads(pid, watchSlack)
 	for n, thread := range threadsOf(pid) {
 		want := normalSlack
 		if n == 1 {
@@ -55,7 +55,7 @@ func TestCalmThreads(t *testing.T) {
 			t.Errorf("thread %d: slack %v, want %v", n, got, want)
 		}
 	}
-	calmThreads(1 << 30) // no such process: nothing happens
+	calmThreads(1<<30, watchSlack) // no such process: nothing happens
 }
 
 func TestInGo(t *testing.T) {

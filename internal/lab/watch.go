@@ -44,6 +44,9 @@ func (d *Deployment) lags(ctx context.Context) (map[topo.SiteID]lag, error) {
 	out := map[topo.SiteID]lag{}
 	for _, site := range d.opts.Sites {
 		err := d.onWatched(ctx, site, func(db *pgx.Conn) error {
+			if err := sumUp(ctx, db); err != nil {
+				return err
+			}
 			for _, other := range d.opts.Sites {
 				if other == site {
 					continue
@@ -87,8 +90,8 @@ func (d *Deployment) onWatched(ctx context.Context, site topo.SiteID, f func(*pg
 // bornAfter counts the row changes that a database has committed itself after a moment, and says when the first of
 // them was committed. One that was written a few seconds before may have been committed behind it.
 func bornAfter(ctx context.Context, db querier, t time.Time) (n int, oldest time.Time, err error) {
-	rows, err := db.Query(ctx, `SELECT count(*), coalesce(min(pg_xact_commit_timestamp(xid)), now()) FROM lab.change
-		WHERE NOT applied AND at > $1::timestamptz - interval '5 seconds' AND pg_xact_commit_timestamp(xid) > $1`, t)
+	rows, err := db.Query(ctx, `SELECT count(*), coalesce(min(committed), now()) FROM lab.change
+		WHERE NOT applied AND at > $1::timestamptz - interval '5 seconds' AND committed > $1`, t)
 	if err != nil {
 		return 0, time.Time{}, err
 	}

@@ -215,7 +215,7 @@ func settled(err error) bool {
 // that is unknown.
 func (w *applyWorker) together(ctx context.Context, group []change.Tx) (blame int, err error) {
 	last := &group[len(group)-1]
-	w.items = w.s.beginItems(w.items[:0], last.Position, lastCommitted(group))
+	w.items = w.s.beginItems(w.items[:0], last.Position, lastCommitted(group), group...)
 	w.args = w.args[:0]
 	for i := range group {
 		if err := w.addRows(ctx, i, group[i].Rows); err != nil {
@@ -349,9 +349,11 @@ func (w *applyWorker) rows(ctx context.Context, tx *change.Tx, record func() err
 }
 
 func (w *applyWorker) rowsOnce(ctx context.Context, tx *change.Tx, yield bool, record func() error) error {
-	w.items = w.s.beginItems(w.items[:0], tx.Position, tx.Committed)
-	if record != nil {
+	if record != nil { // of a transaction that was taken apart, and kept before
+		w.items = w.s.beginItems(w.items[:0], tx.Position, tx.Committed)
 		w.items = slices.DeleteFunc(w.items, func(it applyItem) bool { return it.st.name == "progress" })
+	} else {
+		w.items = w.s.beginItems(w.items[:0], tx.Position, tx.Committed, *tx)
 	}
 	if at, err := w.s.pipeline(ctx, w.items); err != nil {
 		if at >= 0 {

@@ -40,6 +40,7 @@ type applySession struct {
 	statements int
 	texts      map[string]string // statements of run, and the names under which they are prepared
 	begin      []*applyStatement
+	keep       *applyStatement
 }
 
 func connectApply(ctx context.Context, cfg *ApplyConfig) (*applySession, error) {
@@ -169,6 +170,7 @@ func (s *applySession) prepareBegin() {
 		&applyStatement{name: "progress", want: 1, sql: `INSERT INTO atoll.progress AS p (origin, position, committed_at) VALUES ($1::text, $2::text::bigint, $3::text::timestamptz)
 			ON CONFLICT (origin) DO UPDATE SET position = excluded.position, committed_at = coalesce(excluded.committed_at, p.committed_at), applied_at = clock_timestamp()
 			WHERE p.position = $4::text::bigint AND excluded.position > p.position AND p.halted = '' AND p.cuts = $5::text::int`})
+	s.keep = keepStatement()
 }
 
 // applyItem is a statement with its arguments; tx says which source transaction it belongs to, -1 for none.
@@ -178,8 +180,9 @@ type applyItem struct {
 	tx   int
 }
 
-// beginItems are the statements that open a target transaction which ends at position.
-func (s *applySession) beginItems(items []applyItem, position change.Position, committed time.Time) []applyItem {
+// beginItems are the statements that open a target transaction which ends at position. What of txs is to be kept for other
+// sites is kept in it, before progress: whoever drops what is kept takes its locks in that order.
+func (s *applySession) beginItems(items []applyItem, position change.Position, committed time.Time, txs ...change.Tx) []applyItem {
 	var at []byte
 	if !committed.IsZero() {
 		at = committed.UTC().AppendFormat(nil, "2006-01-02 15:04:05.999999Z07:00")
@@ -195,6 +198,7 @@ func (s *applySession) beginItems(items []applyItem, position change.Position, c
 		case "mark":
 			it.args = [][]byte{[]byte(s.cfg.Origin)}
 		case "progress":
+			items = s.keepItems(items, txs)
 			it.args = [][]byte{[]byte(s.cfg.Origin), fmt.Appendf(nil, "%d", position), at, fmt.Appendf(nil, "%d", s.position), fmt.Appendf(nil, "%d", s.cutCount)}
 		}
 		items = append(items, it)
@@ -264,7 +268,7 @@ func (s *applySession) sendWindow(items []applyItem) error {
 	size := 0
 	for i := range items {
 		it := &items[i]
-		front.SendBind(&pgproto3.Bind{PreparedStatement: it.st.name, Parameters: it.args})
+		front.SendBind(&pgproto3.Bind{PreparedStatement: it.st.name, ParameterFormatCodes: it.st.formats, Parameters: it.args})
 		front.SendExecute(&pgproto3.Execute{})
 		for _, a := range it.args {
 			size += len(a)

@@ -45,7 +45,8 @@ type applyStatement struct {
 	name     string
 	sql      string
 	params   []applyParam
-	want     int64 // how many rows it must touch; -1: any
+	want     int64   // how many rows it must touch; -1: any
+	formats  []int16 // of its parameters, 1 for binary; nil: all are text
 	prepared bool
 }
 

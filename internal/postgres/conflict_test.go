@@ -45,6 +45,7 @@ func TestOwnerWinsAndConflictsAreLogged(t *testing.T) {
 	a.exec("DELETE FROM t WHERE id = 3") // all that differs
 	l.settle()
 	equal(a, b, "t")
+	b.wantKept()
 }
 
 func TestLaterWriteWinsOnSharedTables(t *testing.T) {
@@ -74,6 +75,8 @@ func TestLaterWriteWinsOnSharedTables(t *testing.T) {
 	a.exec("UPDATE s SET v = v || '!' WHERE id > 9")
 	ab.settle()
 	equal(a, b, "s")
+	a.wantKept()
+	b.wantKept()
 	a.want("1 b later\n2 a later\n3 b later than the delete\n4 b earlier than the delete\n5 a\n6 a\n10 b later!\n11 a later!\n12 three!", "SELECT id || ' ' || v FROM s ORDER BY id")
 	for _, s := range []*streamSite{a, b} {
 		if s.text("SELECT count(*) FROM atoll.conflict WHERE local_row IS NOT NULL AND remote_row IS NOT NULL") == "0" {

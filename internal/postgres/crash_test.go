@@ -117,6 +117,8 @@ func TestExactlyOnceOverCrashes(t *testing.T) {
 	equal(a, b, "accounts", "tellers", "branches", "history", "back")
 	b.want("0", "SELECT count(*) FROM atoll.conflict")
 	a.want("0", "SELECT count(*) FROM atoll.conflict")
+	a.wantKept()
+	b.wantKept()
 	p, err := ab.sink.Progress(context.Background())
 	if err != nil {
 		t.Fatal(err)

@@ -98,6 +98,7 @@ func TestTailExactlyOnceOverCrashes(t *testing.T) {
 		t.Fatalf("%d applied, %d kept, %v: the test tests too little", applied, kept, err)
 	}
 	t.Logf("%d applied, %d kept", applied, kept)
+	s.b.wantKept()
 }
 
 func atoiText(s *streamSite, sql string) (n int) {

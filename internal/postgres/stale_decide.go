@@ -37,9 +37,12 @@ func (w *applyWorker) decide(ctx context.Context, tx *change.Tx) error {
 	if err != nil {
 		return w.stop(tx, nil, err)
 	}
+	if err := w.s.keepWhole(ctx, tx); err != nil {
+		return w.stop(tx, nil, err)
+	}
 	if plant.TailUnsettled {
 		rest := *tx
-		rest.Rows = t.ordinary
+		rest.Rows, rest.Keep = t.ordinary, false
 		return w.rowByRow(ctx, &rest)
 	}
 	if len(t.ordinary) > 0 && w.s.split != tx.Position {

@@ -58,6 +58,7 @@ stale_update 31 kept`, "SELECT kind || ' ' || (remote_row->>'id') || ' ' || deci
 	if err != nil || applied != 6 || kept != 7 {
 		t.Fatalf("tail: %d applied, %d kept, %v", applied, kept, err)
 	}
+	s.b.wantKept()
 	// What follows is ordinary again.
 	s.b.exec("UPDATE t SET v = 'later' WHERE id = 3")
 	s.settle()
@@ -84,6 +85,7 @@ func TestTailUnits(t *testing.T) {
 	s.b.want(fmt.Sprintf("%d 100\n%d 9\n%d 1", x, y, m), fmt.Sprintf("SELECT id || ' ' || v FROM t ORDER BY id = %d, id = %d", m, y))
 	s.b.want(fmt.Sprintf("%d 0\n%d 1", x, z), fmt.Sprintf("SELECT id || ' ' || v FROM u ORDER BY id = %d", z))
 	equal(s.a, s.b, "t", "u")
+	s.b.wantKept()
 }
 
 func TestTailOfTablesWithoutKeys(t *testing.T) {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"errors"
@@ -35,6 +36,9 @@ type streamSite struct {
 	dsn    string // a superuser's
 	agent  string // what links use; the same unless a test says otherwise
 	tables []TableSpec
+
+	mu    sync.Mutex
+	given map[change.Position][]byte // what links gave to it to be kept, in the form in which it is
 }
 
 var streamSites atomic.Int64
@@ -255,6 +259,7 @@ func (l *streamLink) once(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			l.to.lacked(&tx)
 			select {
 			case in <- tx:
 				return nil
@@ -273,6 +278,54 @@ func (l *streamLink) once(ctx context.Context) error {
 		})
 	})
 	return g.Wait()
+}
+
+// lacked has a transaction kept, as if a third site lacked it.
+func (s *streamSite) lacked(tx *change.Tx) {
+	if tx.Keep = tx.First && tx.Last && len(tx.Rows) > 0 && len(tx.Markers) == 0; !tx.Keep {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.given == nil {
+		s.given = map[change.Position][]byte{}
+	}
+	s.given[tx.Position] = change.EncodeTx(tx)
+}
+
+// wantKept compares what is kept with what was to be, up to what is applied: all of it, whole, and nothing else.
+func (s *streamSite) wantKept() {
+	s.t.Helper()
+	type kept struct {
+		Position change.Position
+		Body     []byte
+	}
+	conn := s.connect()
+	var reached int64
+	if err := conn.QueryRow(context.Background(), "SELECT position FROM atoll.progress").Scan(&reached); err != nil {
+		s.t.Fatal(err)
+	}
+	rows, _ := conn.Query(context.Background(), "SELECT position, body FROM atoll.relay ORDER BY position")
+	got, err := pgx.CollectRows(rows, pgx.RowToStructByPos[kept])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := 0
+	for at := range s.given {
+		if at <= change.Position(reached) {
+			want++
+		}
+	}
+	if len(got) != want || want == 0 {
+		s.t.Errorf("%s keeps %d transactions, and should keep %d", s.id, len(got), want)
+	}
+	for _, k := range got {
+		if body, ok := s.given[k.Position]; !ok || !bytes.Equal(body, k.Body) {
+			s.t.Errorf("%s keeps another transaction at %s than it was given (%v)", s.id, lsn(k.Position), ok)
+		}
+	}
 }
 
 // start runs the link until the test ends or stop is called. When it returns, the target has its place in the stream.

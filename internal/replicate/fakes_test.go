@@ -160,6 +160,7 @@ type targetDB struct {
 		gate     chan struct{}     // not nil: every transaction waits for a token
 		got      []change.Position // handed to Run
 		commits  int               // durable
+		kept     []change.Position // for other sites, with what was applied
 	}
 }
 
@@ -313,6 +314,9 @@ func (s *sink) commit(parts []change.Tx) ([]change.Marker, error) {
 		markers = append(markers, part.Markers...)
 	}
 	db.mu.markers = append(db.mu.markers, markers...)
+	if parts[0].Keep {
+		db.mu.kept = append(db.mu.kept, pos)
+	}
 	p.Position = pos
 	db.mu.progress[s.origin] = p
 	db.mu.commits++

@@ -64,10 +64,11 @@ type Follow struct {
 		direct   *link.Inbound   // the last that is of the origin
 		pull     change.Position // until which a relay comes first
 		position change.Position
-		applied  time.Time  // when position last moved
-		commit   time.Time  // at the origin, of what was applied last
-		wrote    time.Time  // when a transaction of an application was last applied
-		flight   []inFlight // received, not yet durably applied
+		applied  time.Time   // when position last moved
+		commit   time.Time   // at the origin, of what was applied last
+		wrote    time.Time   // when a transaction of an application was last applied
+		flight   []inFlight  // received, not yet durably applied
+		lacked   []change.Tx // those of them that another site may lack, and that are not kept yet as far as this knows
 		err      error
 		errAt    time.Time
 	}
@@ -335,7 +336,7 @@ func (f *Follow) feed(ctx context.Context, in *link.Inbound, txs chan<- change.T
 			return err
 		}
 		if err := f.keep(ctx, batch); err != nil {
-			return &dataError{fmt.Errorf("relay of site %s: %w", f.Origin, err)}
+			return err
 		}
 		for i := range batch {
 			tx := &batch[i]
@@ -414,7 +415,10 @@ func (f *Follow) awaitDecision(ctx context.Context, tx *change.Tx) error {
 			}
 			return nil
 		}
-		if !held {
+		if !held { // the site that decides may lack just this
+			if err := f.keepAhead(ctx); err != nil {
+				return err
+			}
 			held = true
 			f.waits(owners[i])
 		}
@@ -426,23 +430,30 @@ func (f *Follow) awaitDecision(ctx context.Context, tx *change.Tx) error {
 	}
 }
 
-// keep stores what another full site may still lack, before it is applied here: what was applied and not kept could
-// not be served to anybody.
+// keep sees to it that what another full site may still lack is kept no later than it is applied here: what was applied and
+// not kept could not be served to anybody. The sink does it with what it applies; what may have to wait in front of it, and
+// the parts of what is applied as one, are kept at once, since another site may be what they wait for.
 func (f *Follow) keep(ctx context.Context, batch []change.Tx) error {
 	others := f.others()
 	if f.Relay == nil || len(others) == 0 {
 		return nil
 	}
 	everywhere := f.Applied.everywhere(f.Origin, others)
-	lacked := make([]change.Tx, 0, len(batch))
-	for _, tx := range batch {
-		moved := tx.First && tx.Last && len(tx.Rows) == 0 // only moves the position on
-		if tx.Position > everywhere && !moved {
-			lacked = append(lacked, tx)
+	ahead := false
+	f.mu.Lock()
+	for i := range batch {
+		tx := &batch[i]
+		whole := tx.First && tx.Last
+		if tx.Position <= everywhere || whole && len(tx.Rows) == 0 { // the latter only moves the position on
+			continue
 		}
+		tx.Keep = whole && len(tx.Markers) == 0
+		ahead = ahead || !tx.Keep
+		f.mu.lacked = append(f.mu.lacked, *tx)
 	}
-	if len(lacked) > 0 {
-		if err := f.Relay.Keep(ctx, lacked); err != nil {
+	f.mu.Unlock()
+	if ahead {
+		if err := f.keepAhead(ctx); err != nil {
 			return err
 		}
 	}
@@ -450,11 +461,39 @@ func (f *Follow) keep(ctx context.Context, batch []change.Tx) error {
 		return nil
 	}
 	f.trimmed = time.Now()
-	return f.Relay.Trim(ctx, f.Origin, everywhere)
+	if err := f.Relay.Trim(ctx, f.Origin, everywhere); err != nil {
+		return f.relayError(err)
+	}
+	return nil
+}
+
+// keepAhead keeps all that was received and is lacked, and not only the last of it: whoever is served what is kept takes it
+// that nothing is missing between two of its transactions.
+func (f *Follow) keepAhead(ctx context.Context) error {
+	f.mu.Lock()
+	lacked := slices.Clone(f.mu.lacked)
+	f.mu.Unlock()
+	if len(lacked) == 0 {
+		return nil
+	}
+	if err := f.Relay.Keep(ctx, lacked); err != nil {
+		return f.relayError(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.lacked = nil // only this goroutine adds to it
+	return nil
+}
+
+func (f *Follow) relayError(err error) error {
+	return &dataError{fmt.Errorf("relay of site %s: %w", f.Origin, err)}
 }
 
 // durable takes the sink's word that everything up to a position is on disk.
 func (f *Follow) durable(in *link.Inbound, pos change.Position, markers []change.Marker) {
+	f.mu.Lock()
+	f.mu.lacked = slices.DeleteFunc(f.mu.lacked, func(tx change.Tx) bool { return tx.Position <= pos })
+	f.mu.Unlock()
 	f.Applied.advance(f.Origin, pos, markers)
 	f.landed(pos)
 	in.Ack(pos)

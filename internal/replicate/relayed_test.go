@@ -37,12 +37,69 @@ func TestRelayKeepsWhatAnotherSiteLacks(t *testing.T) {
 			eventually(t, "everything", func() bool { return target.at("a") == 50 })
 			relay.mu.Lock()
 			defer relay.mu.Unlock()
-			if !slices.Equal(relay.pos, c.want) {
-				t.Errorf("kept %v, want %v", relay.pos, c.want)
+			target.mu.Lock()
+			defer target.mu.Unlock()
+			if !slices.Equal(target.mu.kept, c.want) || len(relay.pos) > 0 {
+				t.Errorf("kept %v with what was applied and %v ahead, want %v and nothing", target.mu.kept, relay.pos, c.want)
 			}
 			if c.want != nil && relay.cut != 30 {
 				t.Errorf("trimmed through %d", relay.cut)
 			}
+		})
+	}
+}
+
+// What may have to wait for another site is kept before that, and with it all that comes before it and is not applied yet:
+// whoever is served it must not miss anything.
+func TestRelayKeepsAheadWhatWaits(t *testing.T) {
+	t.Parallel()
+	closing := oneTx("a", 50, "a closing")
+	closing.Markers = []change.Marker{{Kind: change.MarkerClosed, Site: "a", Vector: topo.Vector{"c": 7}}}
+	part, rest := oneTx("a", 50, "a part"), oneTx("a", 50, "the rest")
+	part.Last, rest.First = false, false
+	for _, c := range []struct {
+		name string
+		txs  []change.Tx
+		tail []topo.SiteID
+		want []change.Position
+	}{
+		{"a marker", []change.Tx{closing}, nil, []change.Position{30, 40, 50}},
+		{"parts of a large transaction", []change.Tx{part, rest}, nil, []change.Position{30, 40, 50, 50}},
+		{"what another site decides", []change.Tx{oneTx("a", 50, "beyond the cut")}, []topo.SiteID{"c"}, []change.Position{30, 40, 50}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			origin, target, relay := newOrigin("a"), newTarget(t, "b"), new(kept)
+			target.mu.progress["a"] = change.Progress{Known: true, Position: 20}
+			origin.mu.slots["b"] = 20
+			gate := make(chan struct{})
+			target.mu.gate = gate
+			applied, err := LoadApplied(t.Context(), "b", target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			origin.write(append([]change.Tx{oneTx("a", 30, "one"), oneTx("a", 40, "two")}, c.txs...)...)
+			follow(t, target, "a", serve(t, origin).addr, func(f *Follow) {
+				f.Applied, f.Relay, f.Others = applied, relay, func() []topo.SiteID { return []topo.SiteID{"c"} }
+				f.Tail = func(at change.Position) []topo.SiteID {
+					if at < 50 {
+						return nil
+					}
+					return c.tail
+				}
+			})
+			eventually(t, "what waits is kept", func() bool {
+				relay.mu.Lock()
+				defer relay.mu.Unlock()
+				return slices.Equal(relay.pos, c.want)
+			})
+			if at := target.at("a"); at != 20 {
+				t.Errorf("applied up to %d", at)
+			}
+			applied.heard("c", topo.Vector{"a": 50})
+			applied.advance("c", 7, nil)
+			close(gate)
+			eventually(t, "everything", func() bool { return target.at("a") == 50 })
 		})
 	}
 }

@@ -48,14 +48,15 @@ type Sink interface {
 	// only records the position.
 	Copy(ctx context.Context, next func(context.Context) (change.Copy, error)) error
 	// Run applies what comes until in is closed, then finishes what came complete, rolls back what did not, and
-	// returns nil. It calls applied after each durable commit.
+	// returns nil. It calls applied after each durable commit. What is marked Keep is kept as by Relay, no later than it is
+	// applied and no earlier than what comes before it.
 	Run(ctx context.Context, in <-chan change.Tx, applied func(change.Position, []change.Marker)) error
 	Close() error
 }
 
 // Relay keeps an origin's changes for those full sites that still lack them.
 type Relay interface {
-	// Keep stores transactions, on disk when it returns. It may be given the same one again.
+	// Keep stores transactions, on disk as soon as anything is that is committed behind it. It may be given the same one again.
 	Keep(ctx context.Context, txs []change.Tx) error
 	// Trim drops what every other full site has.
 	Trim(ctx context.Context, origin topo.SiteID, through change.Position) error

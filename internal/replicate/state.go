@@ -127,7 +127,7 @@ func (f *Follow) connected(in *link.Inbound, via topo.SiteID) {
 	if via == "" {
 		f.mu.direct = in
 	}
-	f.mu.flight = nil
+	f.mu.flight, f.mu.lacked = nil, nil
 }
 
 // recorded takes the position that the database says.
