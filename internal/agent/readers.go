@@ -46,8 +46,8 @@ func (r readers) Await(ctx context.Context, seen api.Seen, bound time.Duration) 
 	if seen.Site == r.site || at() >= seen.Position {
 		return api.AwaitAnswer{Here: true, Applied: at()}, nil
 	}
-	if later, err := r.later(ctx, db, seen); err != nil || later {
-		return api.AwaitAnswer{Here: later, Applied: at()}, err
+	if later, err := r.later(ctx, db, seen); err != nil || later > 0 {
+		return api.AwaitAnswer{Here: later > 0, Applied: at(), Epoch: later}, err
 	}
 	if f := db.follows[seen.Site]; f != nil {
 		f.Want(change.Position(seen.Position))
@@ -62,7 +62,7 @@ func (r readers) Await(ctx context.Context, seen api.Seen, bound time.Duration) 
 		return api.AwaitAnswer{}, context.Cause(ctx)
 	}
 	later, err := r.later(ctx, db, seen)
-	return api.AwaitAnswer{Here: later, Applied: at()}, err
+	return api.AwaitAnswer{Here: later > 0, Applied: at(), Epoch: later}, err
 }
 
 // End is where this site's change stream ends: at or behind everything that was committed before the call.
@@ -81,13 +81,16 @@ func (r readers) End(ctx context.Context) (api.EndAnswer, error) {
 // Stale is how old this site's copies are at most.
 func (r readers) Stale() map[topo.SiteID]time.Duration { return r.fresh.ages(time.Now()) }
 
-// later tells whether the bucket is at a later epoch here than the one that was seen.
-func (r readers) later(ctx context.Context, db *database, seen api.Seen) (bool, error) {
+// later is the epoch at which the bucket is here, if that is a later one than was seen; else 0.
+func (r readers) later(ctx context.Context, db *database, seen api.Seen) (topo.Epoch, error) {
 	place := []postgres.BucketPlace{{Keyspace: seen.Keyspace, Bucket: seen.Bucket}}
 	if err := db.fence.Places(ctx, place, r.cfg.Spec.FullSites()); err != nil {
-		return false, unavailable(err)
+		return 0, unavailable(err)
 	}
-	return place[0].Epoch > seen.Epoch, nil
+	if place[0].Epoch <= seen.Epoch {
+		return 0, nil
+	}
+	return place[0].Epoch, nil
 }
 
 // reading is this site's database while it is usable: one that is being rebuilt shows something in between.

@@ -30,11 +30,16 @@ func (w *world) seen(site topo.SiteID, b topo.BucketID) api.Seen {
 
 func (w *world) has(site topo.SiteID, seen api.Seen, bound time.Duration) bool {
 	w.t.Helper()
+	return w.awaits(site, seen, bound).Here
+}
+
+func (w *world) awaits(site topo.SiteID, seen api.Seen, bound time.Duration) api.AwaitAnswer {
+	w.t.Helper()
 	got, err := w.siteClient(site).Await(w.t.Context(), api.AwaitRequest{Seen: seen, BoundMS: bound.Milliseconds()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return got.Here
+	return got
 }
 
 // Where a site's database stands covers what was committed before the question, and another site that has come so far has
@@ -78,8 +83,8 @@ func TestReadersSeeWhatTheyWrote(t *testing.T) {
 	if after.Epoch != 2 || after.Site != "b" {
 		t.Errorf("behind the switch b stands at %+v", after)
 	}
-	if !w.has("b", ahead, time.Millisecond) {
-		t.Error("an earlier epoch is not covered by the later one")
+	if got := w.awaits("b", ahead, time.Millisecond); !got.Here || got.Epoch != 2 {
+		t.Errorf("an earlier epoch is not covered by the later one: %+v", got)
 	}
 	w.exec(w.sites["b"].app, insert(keys[1], 1))
 	if at := w.seen("b", 7); !w.has("a", at, 20*time.Second) || w.value("a", "SELECT count(*)::int FROM item WHERE id = "+strconv.Itoa(keys[1])) != 1 {

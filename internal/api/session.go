@@ -34,10 +34,13 @@ type AwaitRequest struct {
 	BoundMS int64 `json:"bound_ms"`
 }
 
-// AwaitAnswer says whether it has. Applied is how far the changes of Seen.Site are applied.
+// AwaitAnswer says whether it has. Applied is how far the changes of Seen.Site are applied. With Epoch it has because the
+// bucket is at this later epoch: then it has all of what was seen but for what a failover cut off, which the view at that
+// epoch says.
 type AwaitAnswer struct {
-	Here    bool   `json:"here"`
-	Applied uint64 `json:"applied"`
+	Here    bool       `json:"here"`
+	Applied uint64     `json:"applied"`
+	Epoch   topo.Epoch `json:"epoch,omitempty"`
 }
 
 // EndAnswer answers POST /v1/site/end: another site asks where the end of this site's change stream is. Whatever was

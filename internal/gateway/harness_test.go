@@ -96,7 +96,8 @@ type testAgent struct {
 		known     viewVersion // of the newest document that it knows; may be ahead of the stream
 		refuse    bool
 		refuseAck bool
-		stands    *api.Seen              // answers seen; nil: not to be learned
+		stands    *api.Seen // answers seen; nil: not to be learned
+		awaits    int
 		applied   map[topo.SiteID]uint64 // answers await
 		staleMS   map[topo.SiteID]int64
 		stop      chan struct{}
@@ -204,7 +205,19 @@ func (a *testAgent) await(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	at := a.mu.applied[in.Seen.Site]
-	must0(json.NewEncoder(w).Encode(api.AwaitAnswer{Here: at >= in.Seen.Position, Applied: at}))
+	answer := api.AwaitAnswer{Here: at >= in.Seen.Position, Applied: at}
+	if s := a.mu.stands; !answer.Here && s != nil && s.Epoch > in.Seen.Epoch {
+		answer.Here, answer.Epoch = true, s.Epoch
+	}
+	a.mu.awaits++
+	must0(json.NewEncoder(w).Encode(answer))
+}
+
+// awaited is how often the agent was asked to wait for what a reader has seen.
+func (a *testAgent) awaited() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.awaits
 }
 
 // stand sets where the agent's database stands, for every bucket.

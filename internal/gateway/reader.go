@@ -81,7 +81,13 @@ func (x *exchange) behindSession(d route.Decision) func() step {
 		return func() step { return x.awaitEpoch(seen) }
 	case d.Verdict == route.Forward || d.Slot.Owner == x.g.conf.Site || plant.SessionIgnored:
 		return nil
-	case x.g.readers.await(x.ctx, seen, seen.Epoch == d.Slot.Epoch):
+	}
+	here, later := x.g.readers.await(x.ctx, seen, seen.Epoch == d.Slot.Epoch)
+	switch {
+	case here && later > d.Slot.Epoch: // only the view that says so knows what a failover cut off
+		seen.Epoch = later
+		return func() step { return x.awaitEpoch(seen) }
+	case here:
 		x.g.metrics.sessions[sessionHere].Inc()
 		return nil
 	}

@@ -125,27 +125,28 @@ func (r *readers) askAll() {
 }
 
 // await tells whether this site has what was seen, and waits a moment for it. current says that the bucket is at the epoch
-// that was seen: then it is known from answers before.
-func (r *readers) await(ctx context.Context, seen api.Seen, current bool) bool {
+// that was seen: then it is known from answers before. later is not 0 where it has it because the bucket is at a later
+// epoch: but for what a failover cut off.
+func (r *readers) await(ctx context.Context, seen api.Seen, current bool) (here bool, later topo.Epoch) {
 	if seen.Position == api.Everything {
-		return false
+		return false, 0
 	}
 	if current && r.has(seen) {
-		return true
+		return true, 0
 	}
 	asked := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, awaitBound+seenBound)
 	defer cancel()
 	var answer api.AwaitAnswer
 	if err := r.ask(ctx, "/v1/view/await", api.AwaitRequest{Seen: seen, BoundMS: awaitBound.Milliseconds()}, &answer); err != nil {
-		return false
+		return false, 0
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if known := r.mu.applied[seen.Site]; known.at.Before(asked) {
 		r.mu.applied[seen.Site] = applied{answer.Applied, asked}
 	}
-	return answer.Here
+	return answer.Here, answer.Epoch
 }
 
 func (r *readers) has(seen api.Seen) bool {

@@ -173,6 +173,35 @@ func TestSessionLosesInAFailover(t *testing.T) {
 	}
 }
 
+// The database is behind a failover, and the view is not yet: that the bucket has a later epoch here does not say what was
+// cut off. The view does.
+func TestSessionLosesWhileTheViewIsLate(t *testing.T) {
+	t.Parallel()
+	for token, wantLost := range map[string]string{"1~users.0.1.a.64": "", "1~users.0.1.a.65": "users/0/1"} {
+		t.Run(token, func(t *testing.T) {
+			t.Parallel()
+			a, b := pair(t, echo("a"), echo("b"), nil)
+			publish(half(), 1, a, b)
+			a.ready(t, 1)
+			b.ready(t, 1)
+			o := half()
+			taken, _, err := o.TakeOver("a", "b", "f", 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.agent.stand(2, "b", 10)
+			b.agent.apply("a", 90)
+			got := make(chan answer, 1)
+			go func() { got <- readsAt(t, b, "/near", token) }()
+			eventually(t, "the agent is asked", func() bool { return b.agent.awaited() > 0 })
+			b.agent.publish(taken, taken.Version)
+			if late := <-got; late.body != "b GET 0" || late.header.Get(hLost) != wantLost || late.header.Get(hSession) != "1~users.0.2.b.a" {
+				t.Errorf("%s, lost %q, session %q", late, late.header.Get(hLost), late.header.Get(hSession))
+			}
+		})
+	}
+}
+
 // A browser brings the session along as a cookie.
 func TestSessionCookie(t *testing.T) {
 	t.Parallel()
