@@ -226,6 +226,11 @@ func (a *agent) following(db *database, origin topo.SiteID) *replicate.Follow {
 			return slices.DeleteFunc(a.peers(), func(s topo.SiteID) bool { return s == origin })
 		},
 		Gone: func(s topo.SiteID) bool { o := a.document(); return !o.Takes(s) },
+		Wants: func(s topo.SiteID, at change.Position) {
+			if other := db.follows[s]; other != nil {
+				other.Want(at)
+			}
+		},
 		Open: func(ctx context.Context) (replicate.Sink, error) {
 			if err := db.whole(); err != nil {
 				return nil, fmt.Errorf("nothing is applied: %w", err)

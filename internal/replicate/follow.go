@@ -40,7 +40,10 @@ type Follow struct {
 	// are none. It must not block; who has acknowledged a document has to go by it from then on.
 	Others func() []topo.SiteID
 	// Gone tells of sites that are members no more: what a marker asks of them is here. May be nil, must not block.
-	Gone     func(topo.SiteID) bool
+	Gone func(topo.SiteID) bool
+	// Wants has another origin's stream come to a position that a marker waits for: an idle stream takes its time where
+	// nothing but the position is to come. May be nil, must not block.
+	Wants    func(topo.SiteID, change.Position)
 	Settings link.Settings
 	Logger   *slog.Logger // default: discards
 
@@ -388,7 +391,7 @@ func (f *Follow) await(ctx context.Context, tx *change.Tx) error {
 				break
 			}
 			f.waits(lacking)
-			if err := f.Applied.WaitVector(ctx, topo.Vector{lacking: need[lacking]}); err != nil {
+			if err := f.awaitOther(ctx, lacking, need[lacking]); err != nil {
 				return err
 			}
 		}
@@ -397,6 +400,23 @@ func (f *Follow) await(ctx context.Context, tx *change.Tx) error {
 		f.waits("")
 	}
 	return f.awaitDecision(ctx, tx)
+}
+
+// awaitOther waits for another origin's changes up to a position, and has its stream come there; again every second, since
+// that may have been just away.
+func (f *Follow) awaitOther(ctx context.Context, origin topo.SiteID, position uint64) error {
+	for {
+		if f.Wants != nil {
+			f.Wants(origin, change.Position(position))
+		}
+		wait, cancel := context.WithTimeout(ctx, time.Second)
+		err := f.Applied.WaitVector(wait, topo.Vector{origin: position})
+		over := wait.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !over {
+			return err
+		}
+	}
 }
 
 // awaitDecision holds what another site has to decide until it has: that it is passed over here must not come first, or it

@@ -72,6 +72,7 @@ func TestRelayKeepsAheadWhatWaits(t *testing.T) {
 			origin, target, relay := newOrigin("a"), newTarget(t, "b"), new(kept)
 			target.mu.progress["a"] = change.Progress{Known: true, Position: 20}
 			origin.mu.slots["b"] = 20
+			wanted := make(chan change.Position, 100)
 			gate := make(chan struct{})
 			target.mu.gate = gate
 			applied, err := LoadApplied(t.Context(), "b", target)
@@ -81,6 +82,11 @@ func TestRelayKeepsAheadWhatWaits(t *testing.T) {
 			origin.write(append([]change.Tx{oneTx("a", 30, "one"), oneTx("a", 40, "two")}, c.txs...)...)
 			follow(t, target, "a", serve(t, origin).addr, func(f *Follow) {
 				f.Applied, f.Relay, f.Others = applied, relay, func() []topo.SiteID { return []topo.SiteID{"c"} }
+				f.Wants = func(of topo.SiteID, at change.Position) {
+					if of == "c" {
+						wanted <- at
+					}
+				}
 				f.Tail = func(at change.Position) []topo.SiteID {
 					if at < 50 {
 						return nil
@@ -95,6 +101,11 @@ func TestRelayKeepsAheadWhatWaits(t *testing.T) {
 			})
 			if at := target.at("a"); at != 20 {
 				t.Errorf("applied up to %d", at)
+			}
+			if len(c.txs[0].Markers) > 0 {
+				if at := <-wanted; at != 7 {
+					t.Errorf("c is to come to %d, want 7", at)
+				}
 			}
 			applied.heard("c", topo.Vector{"a": 50})
 			applied.advance("c", 7, nil)
