@@ -58,7 +58,7 @@ func installEvidence(ctx context.Context, db *pgx.Conn, tables []watchedTable, a
 			if err != nil {
 				return err
 			}
-			n := newNotes(t, primary)
+			n := notes{t, primary}
 			if _, err := tx.Exec(ctx, n.create()); err != nil {
 				return fmt.Errorf("lab: witness of %s: %w", t.ident(), err)
 			}
@@ -83,8 +83,6 @@ type notes struct {
 	table   watchedTable
 	primary []string
 }
-
-func newNotes(t watchedTable, primary []string) notes { return notes{t, primary} }
 
 func (n notes) ident() string {
 	return pgx.Identifier{"lab", "notes_" + n.table.schema + "_" + n.table.name}.Sanitize()

@@ -36,8 +36,8 @@ func OpenRelay(dsn string, site topo.SiteID) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What is kept needs no flush of its own: it is applied only after Keep has returned, so the commit that applies it
-	// stands behind in the same WAL, and whatever crash loses the one loses the other.
+	// What is kept needs no flush of its own: the commit that applies it stands behind in the same WAL, and whatever crash
+	// loses the one loses the other. Where an applier is about to keep the same, whoever comes second waits for the first.
 	conf.RuntimeParams["synchronous_commit"] = "off"
 	r := &Relay{conf: conf}
 	r.mu.next = map[topo.SiteID]place{}

@@ -359,7 +359,8 @@ func (f *Follow) feed(ctx context.Context, in *link.Inbound, txs chan<- change.T
 	}
 }
 
-// next takes the next transaction, and if they are to be kept, those behind it that are here: keeping costs a commit.
+// next takes the next transaction, and if others may lack them, those behind it that are here: what is kept ahead costs a
+// commit.
 func (f *Follow) next(ctx context.Context, in *link.Inbound) ([]change.Tx, error) {
 	const most = 256
 	var batch []change.Tx
