@@ -316,10 +316,16 @@ func transient(err error) bool {
 	return false
 }
 
-// leaderless tells failures that say only that the store changes its leader: nothing is wrong with the member.
+// leaderless tells failures that say only that the store changes its leader: nothing is wrong with the member. One that
+// stays without a leader, because it is cut off, says so at once whenever it is asked; watches make it suspect.
 func leaderless(err error) bool {
 	text := rpctypes.ErrorDesc(err)
-	return strings.Contains(text, raft.ErrProposalDropped.Error()) || strings.Contains(text, rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaderChanged))
+	for _, change := range []error{raft.ErrProposalDropped, rpctypes.ErrGRPCNoLeader, rpctypes.ErrGRPCLeaderChanged} {
+		if strings.Contains(text, rpctypes.ErrorDesc(change)) {
+			return true
+		}
+	}
+	return false
 }
 
 // order lists the members to ask: those that are not suspect first; among them the preferred one, then the one that
