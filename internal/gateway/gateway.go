@@ -7,7 +7,8 @@
 //
 // Headers. Between gateways a request carries Atoll-Keyspace, Atoll-Bucket, Atoll-Epoch, Atoll-View, Atoll-Hops, and
 // Atoll-Certificate where its key is in the client's certificate; copies that users send are taken away. Every answer to a user carries Atoll-Gateway and Atoll-View of the gateway that it
-// asked, Atoll-Site and Atoll-Epoch of the site whose application answered, and Atoll-Held (ms) if it was held; an
+// asked, Atoll-Site of the site whose application answered and Atoll-Epoch of the view by which it was asked (one that
+// was frozen may name an earlier epoch than the fence had opened by then), and Atoll-Held (ms) if it was held; an
 // answer of the gateway's own carries Atoll-Reason. A copy for a candidate (routes with a shadow) carries Atoll-Shadow. An application says by 503 with Atoll-Fenced: KEYSPACE/BUCKET/EPOCH
 // that the fence refused the write and that it rolled back. On routes with sessions, answers carry Atoll-Session to whoever
 // sent one: "new" at first, then the newest that came; and Atoll-Session-Lost: KEYSPACE/BUCKET/EPOCH where a

@@ -13,8 +13,9 @@ import (
 // CheckK1: epochs follow one another in real time, each with one origin. Every ordinary commit lies in a window in
 // which its site held the bucket, windows of two sites never overlap, and the committing site changes only with a
 // handover. Where the lab took a site away, its window ends when the taker opens, and what it committed until then is
-// in order, known to the taker or not. Clients see the same: no later write is acknowledged under an older epoch.
-func CheckK1(e Evidence, ops []Operation) Check {
+// in order, known to the taker or not. Clients see the same: no later write is acknowledged under an older epoch. n is the
+// number of buckets of the users.
+func CheckK1(e Evidence, ops []Operation, n int) Check {
 	c := Check{Name: "K1", Claim: "at no time do two sites commit writes of one bucket; epochs follow one another in real time"}
 	rows, changes := bySlot(e.Epochs, epochSlot), bySlot(ordinary(e.Changes), changeSlot)
 	commits, moves := 0, 0
@@ -25,7 +26,7 @@ func CheckK1(e Evidence, ops []Operation) Check {
 		checkWindows(&c, s, ws, e.Losses)
 		checkCommits(&c, s, ws, changes[s])
 	}
-	checkAcknowledged(&c, ops)
+	checkAcknowledged(&c, ops, func(o *Operation) []window { return windows(rows[slot{o.Keyspace, bucketOf(o.Key, n)}]) })
 	c.Looked = fmt.Sprintf("%d committed row changes in %d buckets, %d changes of owner or epoch", commits, len(changes), moves)
 	if commits == 0 || len(rows) == 0 {
 		c.Error = "the databases show no commits or no epoch rows"
@@ -80,9 +81,10 @@ func checkCommits(c *Check, s slot, ws []window, changes []*Change) {
 }
 
 // checkAcknowledged compares the writes of each key: one that began after another was acknowledged is not acknowledged
-// by another site under a lower epoch. Within one site a gateway may name an epoch that an aborted handover has raised
-// since: the site is the same, and its own fence decides.
-func checkAcknowledged(c *Check, ops []Operation) {
+// by another site under a lower epoch. A gateway names the epoch that it knew when it sent the write. Within one site that may
+// be one that an aborted handover has raised since; and a site that the bucket has come back to meanwhile, as its own database
+// shows, commits under the later one, which checkCommits looks at.
+func checkAcknowledged(c *Check, ops []Operation, of func(*Operation) []window) {
 	byKey := map[string][]*Operation{}
 	for i := range ops {
 		if o := &ops[i]; o.Write && o.Outcome == OK && o.Epoch > 0 && o.Key != "" {
@@ -103,12 +105,20 @@ func checkAcknowledged(c *Check, ops []Operation) {
 				}
 			}
 			for _, site := range slices.Sorted(maps.Keys(highest)) {
-				if h := highest[site]; site != o.Site && h.Epoch > o.Epoch {
+				if h := highest[site]; site != o.Site && h.Epoch > o.Epoch && !cameBack(of(o), o, h.Epoch) {
 					c.found("%s was acknowledged by %s under epoch %d after %s had acknowledged %s under epoch %d", o, o.Site, o.Epoch, site, h, h.Epoch)
 				}
 			}
 		}
 	}
+}
+
+// cameBack tells whether the bucket of a write was open again at the site that acknowledged it, under a later epoch than
+// another, before it did so.
+func cameBack(ws []window, o *Operation, than topo.Epoch) bool {
+	return slices.ContainsFunc(ws, func(w window) bool {
+		return w.site == o.Site && w.epoch > than && w.open.Before(o.Returned()) && (w.closed.IsZero() || w.closed.After(o.Invoked()))
+	})
 }
 
 // holder says for a message who held a bucket at the time of a commit.

@@ -135,10 +135,10 @@ func TestCheckK1(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			want(t, CheckK1(test.s.e, nil), test.violation)
+			want(t, CheckK1(test.s.e, nil, 8), test.violation)
 		})
 	}
-	if c := CheckK1(Evidence{}, nil); c.Passed() {
+	if c := CheckK1(Evidence{}, nil, 8); c.Passed() {
 		t.Error("a check of nothing passes")
 	}
 }
@@ -203,9 +203,9 @@ func TestCheckK1_TwoLossesInARow(t *testing.T) {
 		return new(story).open(0, "a", 1).write(1, "a", "one").applied(1.1, "b", "one").applied(1.1, "c", "one").write(2, "a", "two").
 			open(9, "c", 3).write(10, "c", "three").closed(14, "a", 1)
 	}
-	want(t, CheckK1(twice().lose("a", "b", 3, 9, 15).lose("b", "c", 5, 9, 15).e, nil), "")
-	want(t, CheckK1(twice().lose("a", "b", 3, 9, 15).e, nil), "while it was still open")
-	want(t, CheckK1(twice().lose("b", "c", 5, 9, 15).e, nil), "while it was still open")
+	want(t, CheckK1(twice().lose("a", "b", 3, 9, 15).lose("b", "c", 5, 9, 15).e, nil, 8), "")
+	want(t, CheckK1(twice().lose("a", "b", 3, 9, 15).e, nil, 8), "while it was still open")
+	want(t, CheckK1(twice().lose("b", "c", 5, 9, 15).e, nil, 8), "while it was still open")
 	want(t, CheckK2(twice().lose("a", "b", 3, 9, 15).lose("b", "c", 5, 9, 15).closed(16, "c", 3).row(16.1, "b", "c", 3, false).applied(16.1, "b", "three").open(17, "b", 4).e), "")
 	want(t, CheckTail(twice().lose("a", "b", 3, 9, 15).lose("b", "c", 5, 9, 15).e), "1 of 1 changes of table orders are not in the conflict log of failover h1")
 }
@@ -254,11 +254,12 @@ func TestCheckTail_ThirdSite(t *testing.T) {
 
 func TestCheckK1_Acknowledged(t *testing.T) {
 	t.Parallel()
+	const inSeven = "customer-20" // of 8 buckets
 	op := func(from, to float64, site topo.SiteID, epoch topo.Epoch) Operation {
-		return Operation{ID: "x", Op: "buy", Write: true, Outcome: OK, Keyspace: users, Key: ada, Site: site, Epoch: epoch,
+		return Operation{ID: "x", Op: "buy", Write: true, Outcome: OK, Keyspace: users, Key: inSeven, Site: site, Epoch: epoch,
 			InvokedUS: second(from).UnixMicro(), ReturnedUS: second(to).UnixMicro()}
 	}
-	check := func(ops ...Operation) Check { return CheckK1(goodMove().e, ops) }
+	check := func(ops ...Operation) Check { return CheckK1(goodMove().e, ops, 8) }
 	want(t, check(op(1, 2, "a", 1), op(4, 5, "b", 2), op(6, 7, "b", 2)), "")
 	want(t, check(op(1, 6, "a", 1), op(4, 5, "b", 2)), "") // they overlap
 	want(t, check(op(1, 2, "a", 3), op(4, 5, "a", 2)), "") // an epoch that an aborted handover raised
@@ -266,6 +267,21 @@ func TestCheckK1_Acknowledged(t *testing.T) {
 	other := op(6, 7, "a", 1)
 	other.Key = bob
 	want(t, check(op(4, 5, "b", 2), other), "")
+
+	// The bucket is a's again from 8 to 10, and its gateway was frozen all the while: it names the epoch that it last knew.
+	back := func(ops ...Operation) Check {
+		return CheckK1(goodMove().closed(6, "b", 2).open(8, "a", 3).closed(10, "a", 3).e, ops, 8)
+	}
+	want(t, back(op(4, 5, "b", 2), op(7, 9, "a", 1)), "")
+	want(t, back(op(4, 5, "b", 2), op(9.5, 11, "a", 1)), "")
+	want(t, back(op(4, 5, "b", 2), op(6, 7, "a", 1)), "was acknowledged by a under epoch 1 after b had acknowledged")
+	want(t, back(op(4, 5, "b", 2), op(11, 12, "a", 1)), "was acknowledged by a under epoch 1 after b had acknowledged")
+	want(t, back(op(4, 5, "b", 3), op(7, 9, "a", 1)), "was acknowledged by a under epoch 1 after b had acknowledged")
+	elsewhere := op(7, 9, "a", 1)
+	elsewhere.Key = bob
+	began := op(4, 5, "b", 2)
+	began.Key = bob
+	want(t, back(began, elsewhere), "was acknowledged by a under epoch 1 after b had acknowledged")
 }
 
 func TestCheckTail(t *testing.T) {

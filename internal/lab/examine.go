@@ -171,7 +171,7 @@ func (m *demo) examine(ctx context.Context) (*Report, error) {
 	registers := append(slices.Clone(e.ops), FinalReads(e.ops, e.shops, time.Now())...)
 	k5, sessions := CheckK5(e.Evidence, e.ops, m.opts.Buckets)
 	r.Sessions = sessions
-	r.Details = []Check{CheckK1(e.Evidence, e.ops), CheckK2(e.Evidence), CheckK3(e.ops, e.shops, e.Conflicts), CheckK4(registers, e.Conflicts, e.Losses),
+	r.Details = []Check{CheckK1(e.Evidence, e.ops, m.opts.Buckets), CheckK2(e.Evidence), CheckK3(e.ops, e.shops, e.Conflicts), CheckK4(registers, e.Conflicts, e.Losses),
 		k5, CheckK6(e.ops), CheckLists(registers, e.Conflicts, e.Losses), seats, equal, CheckReleases(e.holds, e.Evidence), checkFailures(failures), m.checkSwitches(r), m.checkLoad(r), m.checkAlive()}
 	if m.opts.Part != partSwitches { // else no site was lost
 		tail := CheckTail(e.Evidence)

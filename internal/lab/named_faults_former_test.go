@@ -99,7 +99,7 @@ func (w *faultWorld) checksWithFormers(ctx context.Context, e *evidence) []Check
 	versions = append(versions, registerTails(e.Evidence, w.ops, known)...)
 	seats, _ := CheckSeats(e.shops, missing)
 	registers := append(w.believable(e.Losses), FinalReads(w.ops, e.shops, time.Now())...)
-	return []Check{CheckK1(e.Evidence, w.ops), CheckK3(w.ops, e.shops, missing), CheckK4(registers, versions, e.Losses), CheckK6(w.ops), seats, CheckEqual(e.hashes)}
+	return []Check{CheckK1(e.Evidence, w.ops, w.opts.Buckets), CheckK3(w.ops, e.shops, missing), CheckK4(registers, versions, e.Losses), CheckK6(w.ops), seats, CheckEqual(e.hashes)}
 }
 
 // believable are all operations but the strong reads that a site answered when its database was another one already: no

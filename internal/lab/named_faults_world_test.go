@@ -250,7 +250,7 @@ func (w *faultWorld) judge(ctx context.Context) {
 	w.ops = append(w.ops, e.ops...)
 	w.noteLosses(ctx)
 	e.Losses = openedAt(w.losses, e.Epochs)
-	checks := []Check{CheckK1(e.Evidence, w.ops), CheckK3(w.ops, e.shops, e.Conflicts), CheckK6(w.ops), CheckEqual(e.hashes)}
+	checks := []Check{CheckK1(e.Evidence, w.ops, w.opts.Buckets), CheckK3(w.ops, e.shops, e.Conflicts), CheckK6(w.ops), CheckEqual(e.hashes)}
 	switch {
 	case len(w.formers) > 0:
 		checks = w.checksWithFormers(ctx, e)

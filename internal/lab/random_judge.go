@@ -47,7 +47,7 @@ func (r *random) judge(ctx context.Context, e *episode) error {
 		f.rto = RTO(ev.ops, f.loss, takenOf(f.record)[users].Buckets(), r.opts.Buckets)
 	}
 	keyed := append(slices.Clone(ev.ops), FinalReads(ev.ops, ev.shops, time.Now())...)
-	e.checks = []Check{CheckK1(ev.Evidence, ev.ops), CheckK6(ev.ops), CheckEqual(ev.hashes), r.checkAlive(), e.checkRecovered(), e.checkTakeovers()}
+	e.checks = []Check{CheckK1(ev.Evidence, ev.ops, r.opts.Buckets), CheckK6(ev.ops), CheckEqual(ev.hashes), r.checkAlive(), e.checkRecovered(), e.checkTakeovers()}
 	if e.switches("done") > 0 {
 		e.checks = append(e.checks, CheckK2(ev.Evidence), CheckReleases(ev.holds, ev.Evidence))
 	}

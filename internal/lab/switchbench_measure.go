@@ -95,7 +95,7 @@ func (b *switchBench) measure(ctx context.Context) (*SwitchBenchPart, error) {
 func (b *switchBench) check(e *evidence, p *SwitchBenchPart) []Check {
 	seats, _ := CheckSeats(e.shops, e.Conflicts)
 	registers := append(e.ops[:len(e.ops):len(e.ops)], FinalReads(e.ops, e.shops, time.Now())...)
-	out := []Check{CheckK1(e.Evidence, e.ops), CheckK2(e.Evidence), CheckK3(e.ops, e.shops, e.Conflicts), CheckK4(registers, e.Conflicts, e.Losses), CheckK6(e.ops),
+	out := []Check{CheckK1(e.Evidence, e.ops, b.demo.opts.Buckets), CheckK2(e.Evidence), CheckK3(e.ops, e.shops, e.Conflicts), CheckK4(registers, e.Conflicts, e.Losses), CheckK6(e.ops),
 		seats, CheckEqual(e.hashes), CheckReleases(e.holds, e.Evidence), b.checkLoad(&Report{Requests: p.Requests}), b.checkAlive()}
 	if p.Failover == nil {
 		return append(out, checkFailures(b.failuresOfSwitches(e.ops)), checkPauses(p.Switch))
