@@ -121,8 +121,9 @@ type window struct {
 	epoch     topo.Epoch
 	handover  topo.HandoverID
 	open      time.Time
-	closed    time.Time // zero: open to the end
-	overtaken bool      // ended by another site's opening, not by its own word
+	closed    time.Time       // zero: open to the end
+	overtaken bool            // ended by another site's opening, not by its own word
+	closedFor topo.HandoverID // that its own word named
 }
 
 func (w *window) holds(at time.Time) bool {
@@ -161,7 +162,7 @@ func windows(rows []*EpochRow) []window {
 			last[r.Site] = len(out)
 			out = append(out, window{site: r.Site, epoch: r.Epoch, handover: r.Handover, open: r.At})
 		case isOpen:
-			out[i].closed = r.At
+			out[i].closed, out[i].closedFor = r.At, r.Handover
 		}
 	}
 	return out

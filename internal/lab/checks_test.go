@@ -252,6 +252,30 @@ func TestCheckTail_ThirdSite(t *testing.T) {
 	want(t, CheckTail(thrice().log("one", "kept").e), "")
 }
 
+// b dies a moment after a switch to a, and a takes over from it. The last that a saw of b's lease was before the switch: the
+// switch is judged as one all the same.
+func TestCheckK2_SwitchRightBeforeALoss(t *testing.T) {
+	t.Parallel()
+	moved := func(arrived float64) *story {
+		s := new(story).lose("b", "a", 2, 8, 12).open(0, "b", 1).write(1, "b", "one").applied(1.1, "a", "one").
+			closed(3, "b", 1).row(arrived, "a", "b", 1, false).open(4, "a", 2).write(5, "a", "two")
+		for i := range s.e.Epochs[1:] {
+			s.e.Epochs[1+i].Handover = "switch"
+		}
+		return s
+	}
+	want(t, CheckK1(moved(3.1).e, nil, 8), "")
+	want(t, CheckK2(moved(3.1).e), "")
+	want(t, CheckK2(moved(4.1).e), "before the end of b's epoch 1 was applied there")
+	failover := moved(4.1)
+	for i := range failover.e.Epochs[1:] {
+		failover.e.Epochs[1+i].Handover = "h1"
+	}
+	if c := CheckK2(failover.e); c.Violated > 0 {
+		t.Errorf("a failover is judged as a switch: %v", c.Examples)
+	}
+}
+
 func TestCheckK1_Acknowledged(t *testing.T) {
 	t.Parallel()
 	const inSeven = "customer-20" // of 8 buckets

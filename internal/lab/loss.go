@@ -56,8 +56,13 @@ func column(version json.RawMessage, name string) string {
 
 // lossBetween finds the loss that explains why a window's site never ended it: the lab took that site away, and the
 // other one took over; perhaps from a first taker, which was lost before it had opened the bucket. Of several failovers
-// from one kill it is the one that the opening names, or else the nearest.
+// from one kill it is the one that the opening names, or else the nearest. A switch right before it, when the site had
+// renewed its lease for the last time, is none: the site closed for the handover that opened.
 func lossBetween(losses []Loss, from, to *window) *Loss {
+	failover := func(l Loss) bool { return l.ID == to.handover }
+	if to.handover != "" && from.closedFor == to.handover && !from.closed.After(to.open) && !slices.ContainsFunc(losses, failover) {
+		return nil
+	}
 	var best *Loss
 	for i := range losses {
 		l := &losses[i]
